@@ -1,0 +1,134 @@
+//! What clients and a sandbox's supervisor say to each other, all of it on the host.
+//!
+//! A client makes one connection to the supervisor's Unix socket for each operation and sends one
+//! [`SupervisorRequest`]. After [`SupervisorRequest::OpenStream`] is granted, the connection *is*
+//! a stream to the agent: the supervisor relays bytes without reading them, and the client
+//! speaks [`crate::message`] on it.
+//!
+//! The process that starts a supervisor holds the other end of the supervisor's standard input, a
+//! socket: the *lease*. On it the supervisor reports [`StartEvent`]s. For a leased sandbox, the
+//! end of that connection is the end of the sandbox unless [`LeaseRequest::Release`] came first.
+
+use serde::{Deserialize, Serialize};
+
+use crate::message::{BootTimes, Refusal};
+
+/// What a client wants from the supervisor; the first frame of a connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SupervisorRequest {
+    /// Turns the connection into a stream to the agent. Answer:
+    /// [`SupervisorReply::StreamOpened`], then the agent's bytes.
+    OpenStream,
+    /// Asks how the machine is. Answer: [`SupervisorReply::Status`].
+    Status,
+    /// Shuts the guest down, or kills the machine when that takes longer than `grace_ms`. Answer:
+    /// [`SupervisorReply::Stopped`] when the machine is gone.
+    Stop {
+        /// Milliseconds the guest has for an orderly shutdown; zero kills at once.
+        grace_ms: u64,
+    },
+    /// Kills the machine and removes the sandbox with all its files. Answer:
+    /// [`SupervisorReply::Stopped`] when nothing is left but the supervisor itself.
+    Delete,
+}
+
+/// What the supervisor answers to a client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SupervisorReply {
+    /// The connection is now a stream to the agent.
+    StreamOpened,
+    /// How the machine is.
+    Status(MachineStatus),
+    /// The machine is gone.
+    Stopped,
+    /// The request is refused or failed.
+    Refused(Refusal),
+}
+
+/// How a machine is and has been.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineStatus {
+    /// Process ID of the supervisor.
+    pub supervisor_pid: u32,
+    /// Process ID of the VMM, where the engine has a process of its own.
+    pub vmm_pid: Option<u32>,
+    /// What the agent said of itself.
+    pub kernel_release: String,
+    /// Milliseconds since the machine was started.
+    pub uptime_ms: u64,
+    /// Operations under way.
+    pub open_streams: u32,
+}
+
+/// What the supervisor tells the process that started it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StartEvent {
+    /// A phase of the start is over.
+    PhaseEnded(StartPhase),
+    /// The agent has answered: the sandbox can be used.
+    Ready(Ready),
+    /// The sandbox could not be started; the supervisor ends.
+    Failed(StartFailure),
+}
+
+/// A phase of the start that is over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartPhase {
+    /// What was done, such as `machine started`.
+    pub name: String,
+    /// How long it took, in milliseconds.
+    pub elapsed_ms: u64,
+}
+
+/// What is known once the agent has answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ready {
+    /// Release of the guest's kernel.
+    pub kernel_release: String,
+    /// When the steps of the guest's boot ended.
+    pub boot: BootTimes,
+    /// Milliseconds from the supervisor's start to the agent's answer.
+    pub elapsed_ms: u64,
+}
+
+/// Why a sandbox could not be started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartFailure {
+    /// What a program can act on.
+    pub kind: StartFailureKind,
+    /// One line for people: what failed and why.
+    pub message: String,
+    /// The last lines of the guest's console, oldest first, made printable.
+    pub console_tail: Vec<String>,
+}
+
+/// Kind of a [`StartFailure`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StartFailureKind {
+    /// The VMM is missing or cannot be executed.
+    VmmMissing,
+    /// The VMM ended before the guest was ready.
+    VmmFailed,
+    /// The guest's kernel panicked.
+    GuestPanicked,
+    /// The agent did not answer in time.
+    AgentSilent,
+    /// The agent and the host have no generation in common.
+    Incompatible,
+    /// A file of the sandbox is missing or unusable.
+    Files,
+    /// The host failed in another way.
+    Host,
+}
+
+/// What the holder of the lease tells the supervisor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LeaseRequest {
+    /// The sandbox goes on when this connection ends.
+    Release,
+}

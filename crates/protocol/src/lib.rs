@@ -31,6 +31,7 @@ pub mod control;
 mod frame;
 pub mod message;
 pub mod multiplex;
+pub mod probe;
 
 pub use frame::{
     FRAME_HEADER_BYTES, Frame, FrameCodec, FrameError, FrameKind, MAX_DATA_BYTES, MAX_MESSAGE_BYTES,

@@ -1,0 +1,44 @@
+//! The `smolvm-vmm` process. Its command line is for the sandbox library, not for people.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use smolvm_vmm::probe;
+
+const USAGE: &str = "usage: smolvm-vmm probe\n\
+    \n\
+    probe   run a short guest on /dev/kvm and print a JSON report of one line\n";
+
+/// Exit status of a command line that is not understood, as shells use it.
+const EXIT_USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    match arguments.as_slice() {
+        [command] if command == "probe" => print_report(),
+        _ => {
+            eprint!("{USAGE}");
+            ExitCode::from(EXIT_USAGE)
+        }
+    }
+}
+
+/// Prints the report and ends; whatever thread is still inside KVM ends with the process.
+fn print_report() -> ExitCode {
+    let report = probe::run();
+    let mut line = match serde_json::to_vec(&report) {
+        Ok(line) => line,
+        Err(error) => {
+            eprintln!("smolvm-vmm: failed to write the report: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    line.push(b'\n');
+    match std::io::stdout().write_all(&line) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("smolvm-vmm: failed to write the report: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

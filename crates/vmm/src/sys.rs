@@ -8,5 +8,5 @@ mod trial_code;
 mod tsc;
 
 pub(crate) use cpu::virtualization;
-pub(crate) use trial_code::{EXIT_PORT, EntryPoint, LOOP_INSTRUCTIONS, LOOP_ITERATIONS, TrialCode};
+pub(crate) use trial_code::{EXIT_PORT, EntryPoint, INSTRUCTIONS_PER_ITERATION, TrialCode};
 pub(crate) use tsc::TscMeasurement;

@@ -15,7 +15,7 @@
 use kvm_bindings::{kvm_dtable, kvm_regs, kvm_segment, kvm_sregs};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
-use crate::sys::{EntryPoint, LOOP_ITERATIONS, TrialCode};
+use crate::sys::{EntryPoint, TrialCode};
 
 /// Size of the trial machine's memory: the one page that its page tables map.
 pub(super) const MEMORY_BYTES: usize = 2 << 20;
@@ -151,9 +151,9 @@ pub(super) fn enter_long_mode(sregs: &mut kvm_sregs) {
 }
 
 /// Returns the registers with which the loop starts.
-pub(super) fn loop_registers() -> kvm_regs {
+pub(super) fn loop_registers(iterations: u64) -> kvm_regs {
     kvm_regs {
-        rdi: LOOP_ITERATIONS,
+        rdi: iterations,
         ..registers_at(EntryPoint::Loop)
     }
 }

@@ -12,7 +12,7 @@ use smolvm_protocol::probe::{ProbeFailure, ProbeStep};
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 use super::layout;
-use crate::sys::{EXIT_PORT, LOOP_ITERATIONS, TrialCode};
+use crate::sys::{EXIT_PORT, TrialCode};
 
 /// The machine, ready to run either program any number of times.
 pub(crate) struct TrialMachine {
@@ -26,7 +26,10 @@ pub(crate) struct TrialMachine {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TrialProgram {
     /// The loop whose time is taken.
-    Loop,
+    Loop {
+        /// How often it goes round; at least once.
+        iterations: u64,
+    },
     /// Instructions that kernels use and that emulating hosts lack.
     Instructions,
 }
@@ -80,9 +83,9 @@ impl TrialMachine {
     /// its result is wrong.
     pub(crate) fn run(&mut self, program: TrialProgram) -> Result<u64, ProbeFailure> {
         let (registers, expected) = match program {
-            TrialProgram::Loop => (
-                layout::loop_registers(),
-                TrialCode::loop_result(LOOP_ITERATIONS),
+            TrialProgram::Loop { iterations } => (
+                layout::loop_registers(iterations),
+                TrialCode::loop_result(iterations),
             ),
             TrialProgram::Instructions => {
                 (layout::instruction_registers(), layout::INSTRUCTIONS_RESULT)

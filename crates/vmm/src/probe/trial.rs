@@ -8,7 +8,7 @@ use smolvm_protocol::probe::{LoopSpeed, ProbeFailure, ProbeStep};
 use super::decide::{MAX_NATIVE_RATIO_PERCENT, Outcome};
 use super::device;
 use crate::kvm::{CreateEvent, TrialMachine, TrialProgram, errno_failure};
-use crate::sys::{LOOP_INSTRUCTIONS, TrialCode};
+use crate::sys::{INSTRUCTIONS_PER_ITERATION, TrialCode};
 
 /// What the thread tells, in the order in which it happens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,9 +30,21 @@ const MAX_EVENTS: usize = 16;
 /// Runs of the loop in this process; the first may find the processor at a low frequency.
 const NATIVE_ATTEMPTS: u32 = 8;
 
-/// Runs of the loop in the guest, when the earlier ones were slow. The first one also pays for
-/// mapping the guest's memory, and on a busy host one or two may be interrupted, be it for the
-/// 100 ms that a CPU quota can stop a process (cgroup v2 `cpu.max`).
+/// Iterations of the first loop that is timed. On hardware they take some 10 us, several times
+/// what entry and exit cost; where ring 0 is interpreted, at one to four million instructions a
+/// second, 15 to 60 ms.
+const FIRST_ITERATIONS: u64 = 20_000;
+
+/// How much longer the next loop is after a slow one that was short.
+const ITERATIONS_GROWTH: u64 = 10;
+
+/// Below this a slow loop can be the price of entry and exit, which is up to 2 ms in a machine
+/// nested in a fully emulated one; a longer loop tells them apart.
+const SHORT_LOOP_NS: u64 = 10_000_000;
+
+/// Timed runs of the loop in the guest, when the earlier ones were slow: on a busy host one or two
+/// may be interrupted, be it for the 100 ms that a CPU quota can stop a process (cgroup v2
+/// `cpu.max`).
 const GUEST_ATTEMPTS: u32 = 3;
 
 /// Starts a trial and returns the channel of its events.
@@ -75,24 +87,43 @@ fn run(events: &SyncSender<TrialEvent>) -> Result<(), Outcome> {
 }
 
 /// Times the loop natively and in the guest, the latter again as long as it looks slow.
+///
+/// A run that is not timed comes first: it pays for mapping the guest's memory into the machine.
 fn time_loop(machine: &mut TrialMachine) -> Result<LoopSpeed, ProbeFailure> {
-    let native_ns = TrialCode::time_native_loop(NATIVE_ATTEMPTS);
-    let mut best = speed(machine.run(TrialProgram::Loop)?, native_ns);
+    machine.run(TrialProgram::Loop { iterations: 1 })?;
+    let mut iterations = FIRST_ITERATIONS;
+    let mut best = time_once(machine, iterations)?;
     for _ in 1..GUEST_ATTEMPTS {
         if best.ratio_percent <= MAX_NATIVE_RATIO_PERCENT {
             break;
         }
-        let next = speed(machine.run(TrialProgram::Loop)?, native_ns);
-        if next.guest_ns < best.guest_ns {
+        iterations = next_iterations(iterations, best.guest_ns);
+        let next = time_once(machine, iterations)?;
+        if next.ratio_percent < best.ratio_percent {
             best = next;
         }
     }
     Ok(best)
 }
 
-fn speed(guest_ns: u64, native_ns: u64) -> LoopSpeed {
+fn time_once(machine: &mut TrialMachine, iterations: u64) -> Result<LoopSpeed, ProbeFailure> {
+    let native_ns = TrialCode::time_native_loop(iterations, NATIVE_ATTEMPTS);
+    let guest_ns = machine.run(TrialProgram::Loop { iterations })?;
+    Ok(speed(iterations, guest_ns, native_ns))
+}
+
+/// Returns how long the loop is after one that took `guest_ns` and was slow.
+fn next_iterations(iterations: u64, guest_ns: u64) -> u64 {
+    if guest_ns < SHORT_LOOP_NS {
+        iterations * ITERATIONS_GROWTH
+    } else {
+        iterations
+    }
+}
+
+fn speed(iterations: u64, guest_ns: u64, native_ns: u64) -> LoopSpeed {
     LoopSpeed {
-        instructions: LOOP_INSTRUCTIONS,
+        instructions: iterations * INSTRUCTIONS_PER_ITERATION,
         guest_ns,
         native_ns,
         ratio_percent: guest_ns.saturating_mul(100) / native_ns.max(1),
@@ -110,6 +141,20 @@ mod tests {
 
     #[test]
     fn speed_is_guest_time_in_percent_of_native_time() {
-        assert_eq!(speed(150_000, 100_000).ratio_percent, 150);
+        assert_eq!(speed(FIRST_ITERATIONS, 150_000, 100_000).ratio_percent, 150);
+    }
+
+    #[test]
+    fn slow_short_loop_is_followed_by_a_longer_one() {
+        let next = next_iterations(FIRST_ITERATIONS, SHORT_LOOP_NS - 1);
+        assert_eq!(next, FIRST_ITERATIONS * ITERATIONS_GROWTH);
+    }
+
+    #[test]
+    fn slow_long_loop_is_repeated_as_it_is() {
+        assert_eq!(
+            next_iterations(FIRST_ITERATIONS, SHORT_LOOP_NS),
+            FIRST_ITERATIONS
+        );
     }
 }

@@ -21,12 +21,8 @@ use std::arch::global_asm;
 use std::hint::black_box;
 use std::time::Instant;
 
-/// Iterations of the loop. On hardware 20,000 take some 10 us, several times what entry and exit
-/// cost; where ring 0 is interpreted, at one to four million instructions a second, 15 to 60 ms.
-pub(crate) const LOOP_ITERATIONS: u64 = 20_000;
-
-/// Instructions executed by the loop: three per iteration.
-pub(crate) const LOOP_INSTRUCTIONS: u64 = 3 * LOOP_ITERATIONS;
+/// Instructions of one iteration of the loop.
+pub(crate) const INSTRUCTIONS_PER_ITERATION: u64 = 3;
 
 /// I/O port that ends the guest code. 0xf4 belongs to no device of the PC platform, nor to one
 /// that KVM emulates in the kernel.
@@ -134,15 +130,15 @@ impl TrialCode {
     }
 
     /// Runs the loop `attempts` times in this process and returns the best time in nanoseconds.
-    pub(crate) fn time_native_loop(attempts: u32) -> u64 {
+    pub(crate) fn time_native_loop(iterations: u64, attempts: u32) -> u64 {
         let times = (0..attempts).map(|_| {
             let start = Instant::now();
             // SAFETY: the function is defined by the assembly above with this signature; it
             // changes only registers that the sysv64 convention leaves to the callee, and
             // touches no memory but its return address.
-            let sum = unsafe { native_loop(black_box(LOOP_ITERATIONS)) };
+            let sum = unsafe { native_loop(black_box(iterations)) };
             let elapsed = start.elapsed();
-            debug_assert_eq!(sum, Self::loop_result(LOOP_ITERATIONS));
+            debug_assert_eq!(sum, Self::loop_result(iterations));
             u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)
         });
         // A clock coarser than the loop must not make a division by zero of the ratio.

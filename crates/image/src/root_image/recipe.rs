@@ -1,0 +1,164 @@
+//! The images SmolVM can build, as data.
+//!
+//! Adding an image means adding a constant here and naming it in [`ALL`]. A changed recipe is a
+//! new image: its text is part of the cache key.
+
+/// What goes into an image, and what does not.
+#[derive(Debug)]
+pub(super) struct Recipe {
+    pub(super) name: &'static str,
+    /// Packages besides the essential ones and apt.
+    pub(super) packages: &'static [&'static str],
+    /// Paths that dpkg never unpacks, at build time or later in the guest (dpkg(1),
+    /// `--path-exclude`).
+    pub(super) excluded_paths: &'static [&'static str],
+    /// Exceptions to `excluded_paths`.
+    pub(super) included_paths: &'static [&'static str],
+    /// Directories that lose their files, because only the build needed them.
+    pub(super) emptied: &'static [&'static str],
+    /// Single files that only the build needed.
+    pub(super) removed: &'static [&'static str],
+    /// Directories to add.
+    pub(super) directories: &'static [&'static str],
+    /// Files to add or replace.
+    pub(super) files: &'static [AddedFile],
+    /// Free space that building needs: the unpacked tree with its downloads, and the image.
+    pub(super) needed_bytes: u64,
+}
+
+/// A file that no package brings.
+#[derive(Debug)]
+pub(super) struct AddedFile {
+    pub(super) path: &'static str,
+    pub(super) mode: u32,
+    pub(super) content: &'static str,
+}
+
+/// Every image there is.
+pub(super) const ALL: &[&Recipe] = &[&DEBIAN];
+
+/// The default image: what a person or a program expects of a development shell.
+const DEBIAN: Recipe = Recipe {
+    name: super::DEFAULT_IMAGE,
+    packages: &[
+        "ca-certificates",
+        "curl",
+        "file",
+        "git",
+        "iproute2",
+        "less",
+        "nano",
+        "procps",
+        "psmisc",
+        "python-is-python3",
+        "python3",
+        "python3-pip",
+        "python3-venv",
+        // Everything runs as root, yet programs and people type it out of habit.
+        "sudo",
+        "unzip",
+        "xz-utils",
+    ],
+    excluded_paths: &[
+        "/usr/share/doc/*",
+        "/usr/share/info/*",
+        "/usr/share/lintian/*",
+        // C.UTF-8 is part of libc-bin and lies elsewhere.
+        "/usr/share/locale/*",
+        "/usr/share/man/*",
+        // PEP 668 protects a system that someone maintains. This one is thrown away: `pip
+        // install` shall just work.
+        "/usr/lib/python3*/EXTERNALLY-MANAGED",
+    ],
+    included_paths: &[
+        "/usr/share/doc/*/copyright",
+        "/usr/share/locale/locale.alias",
+    ],
+    emptied: &[
+        "dev",
+        "proc",
+        "run",
+        "sys",
+        "tmp",
+        "var/cache",
+        "var/lib/apt/lists",
+        "var/log",
+        "var/tmp",
+    ],
+    removed: &[
+        // mmdebstrap's options for apt, which can name the host's proxy.
+        "etc/apt/apt.conf.d/99mmdebstrap",
+        "etc/machine-id",
+        "var/lib/dbus/machine-id",
+    ],
+    directories: &[
+        "workspace",
+        // Packages that register manual pages as alternatives fail without it.
+        "usr/share/man/man1",
+    ],
+    files: &[
+        AddedFile {
+            path: "etc/hostname",
+            mode: 0o644,
+            content: "sandbox\n",
+        },
+        AddedFile {
+            path: "etc/hosts",
+            mode: 0o644,
+            content: "127.0.0.1 localhost sandbox\n::1 localhost ip6-localhost ip6-loopback\n",
+        },
+        // Without a name server, look-ups fail at once instead of waiting for a timeout.
+        AddedFile {
+            path: "etc/resolv.conf",
+            mode: 0o644,
+            content: "# Filled in when the sandbox has a network.\n",
+        },
+        AddedFile {
+            path: "etc/pip.conf",
+            mode: 0o644,
+            content: "[global]\nroot-user-action = ignore\ndisable-pip-version-check = true\n",
+        },
+        AddedFile {
+            path: "etc/apt/apt.conf.d/90smolvm",
+            mode: 0o644,
+            content: "Acquire::Languages \"none\";\nAPT::Install-Recommends \"false\";\n",
+        },
+        // The disk is thrown away with the sandbox; syncing every file only costs time.
+        AddedFile {
+            path: "etc/dpkg/dpkg.cfg.d/90smolvm",
+            mode: 0o644,
+            content: "force-unsafe-io\n",
+        },
+    ],
+    // 500 MB unpacked with downloads, 260 MB as an uncompressed image, and room to grow.
+    needed_bytes: 1 << 30,
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_of_recipes_are_relative_and_plain() {
+        let recipes = ALL.iter();
+        let paths = recipes.flat_map(|recipe| {
+            let files = recipe.files.iter().map(|file| file.path);
+            let lists = [recipe.emptied, recipe.removed, recipe.directories];
+            files.chain(lists.into_iter().flatten().copied())
+        });
+        for path in paths {
+            assert!(
+                !path.starts_with(['/', '.']) && !path.ends_with('/'),
+                "{path}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_default_image_has_a_recipe() {
+        assert!(
+            ALL.iter()
+                .any(|recipe| recipe.name == super::super::DEFAULT_IMAGE)
+        );
+    }
+}

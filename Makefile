@@ -1,0 +1,31 @@
+# Entry points for people; the work is done by `cargo xtask` (xtask/src, one file per task).
+
+CARGO ?= cargo
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test build lint fmt clean need-cargo
+
+help: ## show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+quickstart: need-cargo ## from nothing to a command in a microVM; says how long each phase took
+	@$(CARGO) xtask quickstart
+
+test: need-cargo ## install what tests need, build, run all tests, also those that boot microVMs
+	@$(CARGO) xtask test
+
+build: need-cargo ## smolvm, smolvm-vmm and the static smolvm-agent, in target/release
+	@$(CARGO) xtask build
+
+lint: need-cargo ## check format, clippy and documentation; warnings are errors
+	@$(CARGO) xtask lint
+
+fmt: need-cargo ## format the sources
+	@$(CARGO) xtask fmt
+
+clean: need-cargo ## remove build results (target); sandboxes, images and packages stay
+	@$(CARGO) clean
+
+need-cargo:
+	@command -v $(CARGO) >/dev/null || { \
+	  echo "error: $(CARGO) is not in PATH; install Rust 1.90 or newer, for example with rustup" >&2; \
+	  exit 1; }

@@ -1,0 +1,26 @@
+//! `lint`: everything about the sources that can be checked without running them.
+
+use crate::TaskResult;
+use crate::command::{cargo, run as run_command};
+use crate::workspace::Workspace;
+
+pub(crate) fn run(workspace: &Workspace) -> TaskResult {
+    run_command(&mut cargo(workspace, &["fmt", "--all", "--check"]))?;
+    run_command(&mut cargo(
+        workspace,
+        &[
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--locked",
+            "--",
+            "-D",
+            "warnings",
+        ],
+    ))?;
+    run_command(
+        cargo(workspace, &["doc", "--workspace", "--no-deps", "--locked"])
+            .env("RUSTDOCFLAGS", "-D warnings"),
+    )?;
+    Ok(())
+}

@@ -1,0 +1,274 @@
+//! `packages`: the programs that the host's package manager provides.
+//!
+//! The table says what is needed and why; a row is there when its program is, however it came to
+//! be installed. What is missing is installed with apt-get, through sudo when needed. On a host
+//! without apt-get the task names the programs and leaves the rest to its owner. Nothing is
+//! started when nothing is missing.
+//!
+//! An interrupted installation goes on at the next run: dpkg first finishes what was unpacked.
+
+mod apt;
+mod finder;
+
+use std::error::Error;
+use std::fmt;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use crate::TaskResult;
+use apt::Apt;
+use finder::Finder;
+
+/// A program that SmolVM or its tests start.
+#[derive(Debug, PartialEq, Eq)]
+struct Requirement {
+    /// Name of the program's file.
+    program: &'static str,
+    /// Debian package that holds it.
+    package: &'static str,
+    /// What it is for.
+    reason: &'static str,
+    /// Who needs it.
+    needed_by: NeededBy,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NeededBy {
+    Everyone,
+    OrdinaryUsers,
+}
+
+const REQUIREMENTS: &[Requirement] = &[
+    Requirement {
+        program: "qemu-system-x86_64",
+        package: "qemu-system-x86",
+        reason: "runs microVMs on hosts without usable KVM",
+        needed_by: NeededBy::Everyone,
+    },
+    Requirement {
+        program: "mmdebstrap",
+        package: "mmdebstrap",
+        reason: "builds the default root image from Debian packages",
+        needed_by: NeededBy::Everyone,
+    },
+    Requirement {
+        program: "mke2fs",
+        package: "e2fsprogs",
+        reason: "formats the disks that sandboxes write to",
+        needed_by: NeededBy::Everyone,
+    },
+    Requirement {
+        program: "newuidmap",
+        package: "uidmap",
+        reason: "lets mmdebstrap build the root image without root",
+        needed_by: NeededBy::OrdinaryUsers,
+    },
+];
+
+/// Why packages are still missing.
+#[derive(Debug, PartialEq, Eq)]
+enum PackagesError {
+    /// The host has no apt-get.
+    NoApt { missing: Vec<&'static Requirement> },
+    /// The user is not root and the host has no sudo.
+    NoSudo { missing: Vec<&'static Requirement> },
+    /// apt-get succeeded, and yet the programs are not there.
+    NotProvided { missing: Vec<&'static Requirement> },
+}
+
+impl fmt::Display for PackagesError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoApt { missing } => write!(
+                formatter,
+                "this host has no apt-get; install these programs with its own package manager, \
+                 then run this again: {}",
+                listed(missing, |requirement| requirement.program)
+            ),
+            Self::NoSudo { missing } => write!(
+                formatter,
+                "installing packages takes root, and this host has no sudo; as root, run: \
+                 apt-get install --no-install-recommends {}",
+                missing
+                    .iter()
+                    .map(|requirement| requirement.package)
+                    .collect::<Vec<_>>()
+                    .join(" ")
+            ),
+            Self::NotProvided { missing } => write!(
+                formatter,
+                "the packages are installed, but these programs are in no directory of PATH: {}",
+                listed(missing, |requirement| requirement.program)
+            ),
+        }
+    }
+}
+
+impl Error for PackagesError {}
+
+pub(crate) fn run() -> TaskResult {
+    let finder = Finder::of_host();
+    let is_root = is_root();
+    let missing = missing(&finder, is_root);
+    if missing.is_empty() {
+        eprintln!("host packages: nothing is missing");
+        return Ok(());
+    }
+    eprintln!("host packages: {} missing", missing.len());
+    for requirement in &missing {
+        eprintln!(
+            "  {:<16} {} ({})",
+            requirement.package, requirement.reason, requirement.program
+        );
+    }
+    install(&finder, is_root, &missing)?;
+    let still_missing = self::missing(&finder, is_root);
+    if still_missing.is_empty() {
+        Ok(())
+    } else {
+        Err(PackagesError::NotProvided {
+            missing: still_missing,
+        }
+        .into())
+    }
+}
+
+/// Returns the requirements whose programs cannot be found.
+fn missing(finder: &Finder, is_root: bool) -> Vec<&'static Requirement> {
+    let is_needed = |requirement: &&Requirement| match requirement.needed_by {
+        NeededBy::Everyone => true,
+        NeededBy::OrdinaryUsers => !is_root,
+    };
+    REQUIREMENTS
+        .iter()
+        .filter(is_needed)
+        .filter(|requirement| !finder.has_program(requirement.program))
+        .collect()
+}
+
+fn install(finder: &Finder, is_root: bool, missing: &[&'static Requirement]) -> TaskResult {
+    let apt = plan(finder, is_root, missing)?;
+    let packages: Vec<_> = missing
+        .iter()
+        .map(|requirement| requirement.package)
+        .collect();
+    apt.install(&packages)?;
+    Ok(())
+}
+
+/// Decides how packages are installed on this host.
+fn plan(
+    finder: &Finder,
+    is_root: bool,
+    missing: &[&'static Requirement],
+) -> Result<Apt, PackagesError> {
+    if !finder.has_program("apt-get") {
+        return Err(PackagesError::NoApt {
+            missing: missing.to_vec(),
+        });
+    }
+    match (is_root, finder.has_program("sudo")) {
+        (true, _) => Ok(Apt::as_root()),
+        (false, true) => Ok(Apt::through_sudo()),
+        (false, false) => Err(PackagesError::NoSudo {
+            missing: missing.to_vec(),
+        }),
+    }
+}
+
+/// Tells whether this process belongs to root.
+fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0)
+}
+
+fn listed(missing: &[&'static Requirement], name: fn(&Requirement) -> &'static str) -> String {
+    let items: Vec<_> = missing
+        .iter()
+        .map(|requirement| format!("{} ({})", name(requirement), requirement.reason))
+        .collect();
+    items.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::finder::FakeHost;
+    use super::*;
+
+    fn packages(missing: &[&Requirement]) -> Vec<&'static str> {
+        missing
+            .iter()
+            .map(|requirement| requirement.package)
+            .collect()
+    }
+
+    #[test]
+    fn bare_host_misses_every_package_that_root_needs() {
+        let host = FakeHost::new("bare", &[]);
+        let missing = missing(&host.finder(), true);
+        assert_eq!(
+            packages(&missing),
+            ["qemu-system-x86", "mmdebstrap", "e2fsprogs"]
+        );
+    }
+
+    #[test]
+    fn ordinary_users_also_need_the_user_mapping() {
+        let host = FakeHost::new(
+            "user",
+            &[
+                "usr/bin/qemu-system-x86_64",
+                "usr/bin/mmdebstrap",
+                "usr/sbin/mke2fs",
+            ],
+        );
+        assert_eq!(packages(&missing(&host.finder(), false)), ["uidmap"]);
+        assert_eq!(packages(&missing(&host.finder(), true)), [""; 0]);
+    }
+
+    #[test]
+    fn host_without_apt_is_told_the_programs_and_why() {
+        let host = FakeHost::new("no-apt", &["usr/bin/mmdebstrap", "usr/sbin/mke2fs"]);
+        let missing = missing(&host.finder(), true);
+        let error = plan(&host.finder(), true, &missing).expect_err("there is no apt-get");
+        assert_eq!(
+            error.to_string(),
+            "this host has no apt-get; install these programs with its own package manager, then \
+             run this again: qemu-system-x86_64 (runs microVMs on hosts without usable KVM)"
+        );
+    }
+
+    #[test]
+    fn ordinary_user_without_sudo_is_told_the_command() {
+        let host = FakeHost::new("no-sudo", &["usr/bin/apt-get", "usr/sbin/mke2fs"]);
+        let missing = missing(&host.finder(), false);
+        let error = plan(&host.finder(), false, &missing).expect_err("there is no sudo");
+        assert_eq!(
+            error.to_string(),
+            "installing packages takes root, and this host has no sudo; as root, run: apt-get \
+             install --no-install-recommends qemu-system-x86 mmdebstrap uidmap"
+        );
+    }
+
+    #[test]
+    fn ordinary_user_installs_through_sudo_and_root_does_not() {
+        let host = FakeHost::new("sudo", &["usr/bin/apt-get", "usr/bin/sudo"]);
+        assert_eq!(plan(&host.finder(), false, &[]), Ok(Apt::through_sudo()));
+        assert_eq!(plan(&host.finder(), true, &[]), Ok(Apt::as_root()));
+    }
+
+    #[test]
+    fn file_that_cannot_be_executed_is_no_program() {
+        let host = FakeHost::new("plain-file", &[]);
+        host.add_file("usr/bin/mmdebstrap", 0o644);
+        assert!(!host.finder().has_program("mmdebstrap"));
+    }
+
+    #[test]
+    fn system_directories_are_searched_even_if_path_lacks_them() {
+        let host = FakeHost::new("sbin", &["usr/sbin/mke2fs"]);
+        let finder = Finder::new(host.root(), [PathBuf::from("/usr/bin")]);
+        assert!(finder.has_program("mke2fs"));
+    }
+}

@@ -1,0 +1,116 @@
+//! `test`: all tests of the workspace, also those that boot microVMs, with what they need.
+//!
+//! cargo-nextest runs them when it is installed, because it runs tests of different crates side
+//! by side; `cargo test` runs the same ones otherwise, and the examples in the documentation
+//! always, which nextest does not know.
+
+use std::fs;
+use std::io::{self, BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+
+use crate::TaskResult;
+use crate::command::{CommandError, cargo, check, line, run as run_command, succeeds_quietly};
+use crate::skips::{self, Skip};
+use crate::workspace::Workspace;
+use crate::{build, packages};
+
+pub(crate) fn run(workspace: &Workspace) -> TaskResult {
+    packages::run()?;
+    build::run(workspace)?;
+    let has_nextest = succeeds_quietly(&mut cargo(workspace, &["nextest", "--version"]));
+    let skips = if has_nextest {
+        with_nextest(workspace)?
+    } else {
+        with_cargo(workspace)?
+    };
+    skips::report(&skips)?;
+    Ok(())
+}
+
+fn with_nextest(workspace: &Workspace) -> Result<Vec<Skip>, Box<dyn std::error::Error>> {
+    let report = workspace.target().join("nextest/default/junit.xml");
+    // The report of an earlier run must not be taken for this one's.
+    match fs::remove_file(&report) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
+    let configuration = format!(
+        "xtask:{}",
+        workspace.root().join("xtask/nextest.toml").display()
+    );
+    run_command(
+        cargo(
+            workspace,
+            &[
+                "nextest",
+                "run",
+                "--workspace",
+                "--locked",
+                "--no-fail-fast",
+            ],
+        )
+        .args(["--tool-config-file", &configuration]),
+    )?;
+    run_command(&mut cargo(
+        workspace,
+        &["test", "--workspace", "--locked", "--doc"],
+    ))?;
+    Ok(skips::find_in_junit(&fs::read_to_string(&report)?))
+}
+
+fn with_cargo(workspace: &Workspace) -> Result<Vec<Skip>, Box<dyn std::error::Error>> {
+    let mut command = cargo(
+        workspace,
+        &["test", "--workspace", "--locked", "--no-fail-fast"],
+    );
+    // Shows what passing tests wrote, on standard output.
+    command.args(["--", "--show-output"]);
+    Ok(skips_of(&mut command)?)
+}
+
+/// Runs a test command, passing its output on and collecting the skips that it announces.
+fn skips_of(command: &mut Command) -> Result<Vec<Skip>, CommandError> {
+    let shown = line(command);
+    eprintln!("$ {shown}");
+    let failed_to_run = |source| CommandError::Start {
+        line: shown.clone(),
+        source,
+    };
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(failed_to_run)?;
+    let mut skips = Vec::new();
+    if let Some(stdout) = child.stdout.take() {
+        for text in BufReader::new(stdout).split(b'\n') {
+            let text = text.map_err(failed_to_run)?;
+            let text = String::from_utf8_lossy(&text);
+            // A reader that has gone away must not end the tests.
+            let _ = writeln!(io::stdout(), "{text}");
+            skips.extend(skips::find(&text));
+        }
+    }
+    check(command, child.wait().map_err(failed_to_run)?)?;
+    Ok(skips)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn announced_skips_are_collected_from_the_output() {
+        let mut command = Command::new("printf");
+        command.arg("ok\nSKIPPED a: no kvm\n");
+        let skips = skips_of(&mut command).expect("printf succeeds");
+        assert_eq!(
+            skips,
+            vec![skips::find("SKIPPED a: no kvm").expect("an announcement")]
+        );
+    }
+
+    #[test]
+    fn failing_tests_are_an_error() {
+        assert!(skips_of(&mut Command::new("false")).is_err());
+    }
+}

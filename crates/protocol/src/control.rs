@@ -6,7 +6,7 @@
 //! speaks [`crate::message`] on it.
 //!
 //! The process that starts a supervisor holds the other end of the supervisor's standard input, a
-//! socket: the *lease*. On it the supervisor reports [`StartEvent`]s. For a leased sandbox, the
+//! socket: the *lease*. On it the supervisor reports [`LeaseEvent`]s. For a leased sandbox, the
 //! end of that connection is the end of the sandbox unless [`LeaseRequest::Release`] came first.
 
 use serde::{Deserialize, Serialize};
@@ -65,13 +65,40 @@ pub struct MachineStatus {
 /// What the supervisor tells the process that started it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum StartEvent {
+pub enum LeaseEvent {
     /// A phase of the start is over.
     PhaseEnded(StartPhase),
     /// The agent has answered: the sandbox can be used.
     Ready(Ready),
     /// The sandbox could not be started; the supervisor ends.
     Failed(StartFailure),
+    /// The machine has ended after it was ready; the supervisor ends.
+    Ended(MachineEnd),
+}
+
+/// How a machine that was ready has ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineEnd {
+    /// What a program can act on.
+    pub kind: MachineEndKind,
+    /// One line for people, such as `guest powered off`.
+    pub message: String,
+    /// The last lines of the guest's console, oldest first, made printable.
+    pub console_tail: Vec<String>,
+}
+
+/// Kind of a [`MachineEnd`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MachineEndKind {
+    /// It was asked to stop.
+    Stopped,
+    /// The guest powered itself off or rebooted.
+    PoweredOff,
+    /// The guest's kernel panicked.
+    GuestPanicked,
+    /// The VMM ended by itself or was killed.
+    VmmDied,
 }
 
 /// A phase of the start that is over.

@@ -1,1 +1,57 @@
-//! sandbox
+//! Sandboxes: what is asked for, how it lives, what it runs on. The library that the command line
+//! and every other front end embed.
+//!
+//! ```text
+//!   caller:     [`SandboxSpec`] -> [`Sandbox::create`] -> [`Sandbox::start`] -> exec, files, ...
+//!                                      |                       |
+//!                                   [`Store`]            plan (kernel, images, accelerator)
+//!                                                              |  plan.json
+//!   supervisor, one process per sandbox: [`supervisor`] -> [`engine`] -> VMM in its [`jail`]
+//! ```
+//!
+//! The library reads neither the environment nor `$HOME`: an [`Installation`] says where
+//! everything is. It prints nothing; it logs through `tracing`.
+
+#![deny(unsafe_code)]
+
+pub mod accelerator;
+pub mod engine;
+mod exec;
+mod files;
+mod installation;
+pub mod jail;
+mod kind;
+mod multiplexer;
+mod plan;
+mod process;
+mod record;
+mod sandbox;
+mod socket;
+mod spec;
+mod state;
+mod store;
+pub mod supervisor;
+#[expect(
+    unsafe_code,
+    reason = "takes over an inherited descriptor; the module says how"
+)]
+pub mod sys;
+mod text;
+mod tree;
+
+pub use exec::{End, EndReason, ExecError, Output, Process, ProcessInput, ProcessOutput};
+pub use files::{DirectoryEntry, FileReader, FileWriter};
+pub use installation::Installation;
+pub use kind::ErrorKind;
+pub use plan::{PlanError, SupervisorPlan};
+pub use process::{JAIL_COMMAND, LOCK_FD, SUPERVISE_COMMAND};
+pub use record::RecordError;
+pub use sandbox::{AccessError, CreateError, Sandbox, StartError, StartReport};
+pub use smolvm_protocol::{control, message, probe};
+pub use spec::{
+    DEFAULT_DISK, DEFAULT_MEMORY, DEFAULT_VCPUS, DiskMib, EngineChoice, Lifetime, MemoryMib,
+    SandboxId, SandboxSpec, SpecError, VcpuCount,
+};
+pub use state::{SandboxState, Transition};
+pub use store::{Reaped, SandboxInfo, Store, StoreError};
+pub use tree::CopyError;

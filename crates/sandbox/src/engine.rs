@@ -1,0 +1,180 @@
+//! The seam between a sandbox and what runs its machine.
+//!
+//! An engine receives a [`BootPlan`], plain data with every decision taken, and returns a
+//! [`Machine`], a handle. It never calls back. What an engine can do is asked beforehand.
+//!
+//! * [`qemu`]: QEMU's microvm machine, with KVM or software emulation.
+//! * [`fake`]: a scripted guest inside this process, for tests.
+
+pub mod fake;
+pub mod qemu;
+
+use std::io;
+use std::path::PathBuf;
+
+use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::{MemoryMib, VcpuCount};
+
+/// A byte stream both ways.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// What executes a machine's instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Accelerator {
+    /// The processor, through KVM.
+    Kvm,
+    /// QEMU's translator: works on every host, several times slower.
+    SoftwareEmulation,
+}
+
+impl Accelerator {
+    /// Returns the name that people read.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Kvm => "KVM",
+            Self::SoftwareEmulation => "software emulation",
+        }
+    }
+}
+
+/// Which engine runs a machine, with what it needs to be started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum EnginePlan {
+    /// QEMU.
+    Qemu {
+        /// The `qemu-system-x86_64` program.
+        program: PathBuf,
+        /// The `smolvm` program, which enters the jail and then becomes QEMU.
+        launcher: PathBuf,
+        /// What executes the instructions.
+        accelerator: Accelerator,
+        /// The host's time stamp counter, in kHz. A guest under software emulation sees it
+        /// as its own, and must not try to measure it; see [`qemu::arguments`].
+        tsc_khz: u64,
+    },
+    /// The scripted guest.
+    Fake(fake::Script),
+}
+
+impl EnginePlan {
+    /// Returns the engine's name, with its accelerator.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Qemu { accelerator, .. } => format!("qemu ({})", accelerator.as_str()),
+            Self::Fake(_) => "fake".to_owned(),
+        }
+    }
+}
+
+/// A machine to boot, with every decision taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BootPlan {
+    /// The engine that boots it.
+    pub engine: EnginePlan,
+    /// The kernel: an ELF file with a PVH entry.
+    pub kernel: PathBuf,
+    /// The initramfs with the agent.
+    pub initramfs: PathBuf,
+    /// The read-only root image.
+    pub root_image: PathBuf,
+    /// The writable overlay disk.
+    pub overlay: PathBuf,
+    /// The guest's host name.
+    pub hostname: String,
+    /// Its virtual CPUs.
+    pub vcpus: VcpuCount,
+    /// Its memory.
+    pub memory: MemoryMib,
+}
+
+/// What an engine can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Whether the machine runs in a process of its own.
+    pub has_process: bool,
+    /// Whether the guest's console can be read.
+    pub has_console: bool,
+}
+
+/// How a machine ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MachineExit {
+    /// The guest powered off.
+    PoweredOff,
+    /// The guest rebooted, which ends the machine; a kernel that panics does so too.
+    Reset,
+    /// The VMM ended by itself or was killed.
+    VmmEnded {
+        /// Its exit code or signal, for people.
+        status: String,
+        /// The last lines it wrote to its error output, made printable.
+        messages: Vec<String>,
+    },
+}
+
+/// Why a machine could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// The VMM's process could not be started.
+    #[error("start {}", program.display())]
+    Spawn {
+        /// The program.
+        program: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// A connection to the VMM could not be made.
+    #[error("make a socket pair for the machine")]
+    Socket(#[source] io::Error),
+}
+
+/// Starts machines.
+pub trait Engine: Send + Sync {
+    /// Returns what this engine can do.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Starts the machine of `plan`. Returns as soon as it runs; the guest boots meanwhile.
+    fn boot<'a>(&'a self, plan: &'a BootPlan)
+    -> BoxFuture<'a, Result<Box<dyn Machine>, BootError>>;
+}
+
+/// One running machine. Dropping it kills it.
+pub trait Machine: Send {
+    /// Hands out the stream to the agent; `None` after the first call.
+    fn take_agent_stream(&mut self) -> Option<Box<dyn Stream>>;
+
+    /// Hands out what the guest writes to its console; `None` after the first call.
+    fn take_console(&mut self) -> Option<Box<dyn AsyncRead + Send + Unpin>>;
+
+    /// Returns the process ID of the VMM, where it has one.
+    fn vmm_pid(&self) -> Option<u32>;
+
+    /// Presses the machine's power button.
+    fn press_power_button(&mut self) -> BoxFuture<'_, io::Result<()>>;
+
+    /// Waits until the machine has ended and nothing of it is left. Cancel-safe.
+    fn wait(&mut self) -> BoxFuture<'_, MachineExit>;
+
+    /// Ends the machine at once; [`Machine::wait`] tells when it is gone.
+    fn kill(&mut self);
+}
+
+/// Returns the engine that `plan` names.
+#[must_use]
+pub fn engine_of(plan: &EnginePlan) -> Box<dyn Engine> {
+    match plan {
+        EnginePlan::Qemu { .. } => Box::new(qemu::Qemu),
+        EnginePlan::Fake(_) => Box::new(fake::Fake),
+    }
+}

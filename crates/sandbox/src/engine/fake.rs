@@ -1,0 +1,330 @@
+//! A machine without a guest: its agent is a script inside this process.
+//!
+//! It exists so that the life cycle can be tested quickly and its failures provoked at will. It
+//! speaks the real protocol over the real multiplexer. Its commands are `true`, `false`, `echo`
+//! (its arguments and a line break), `cat` (its input) and `sleep` (until killed).
+
+use std::io;
+
+use bytes::BytesMut;
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, SinkExt as _, StreamExt as _};
+use serde::{Deserialize, Serialize};
+use smolvm_protocol::message::{
+    AgentHello, BootTimes, Command, Control, Event, Exec, Exit, ExitReason, Refusal, RefusalCode,
+    Request,
+};
+use smolvm_protocol::{Frame, FrameCodec, FrameError, FrameKind, GENERATION, OLDEST_GENERATION};
+use tokio::io::{AsyncRead, AsyncWriteExt as _, DuplexStream};
+use tokio::sync::watch;
+use tokio_util::codec::Framed;
+use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt as _, TokioAsyncReadCompatExt as _};
+
+use super::{BootError, BootPlan, Capabilities, Engine, EnginePlan, Machine, MachineExit, Stream};
+use crate::multiplexer;
+
+/// Bytes the fake's connections hold, as a socket would.
+const PIPE_BYTES: usize = 64 * 1024;
+
+/// How a fake guest behaves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Script {
+    /// Its agent answers at once.
+    #[default]
+    Ready,
+    /// Its agent never answers.
+    Silent,
+    /// Its kernel panics at boot.
+    Panicking,
+    /// Its VMM ends at once.
+    Dying,
+    /// Its agent speaks only generations of the far future.
+    FromTheFuture,
+    /// Its agent ignores the request to shut down.
+    Stubborn,
+}
+
+/// The engine `fake`.
+#[derive(Clone, Copy, Debug)]
+pub struct Fake;
+
+impl Engine for Fake {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            has_process: false,
+            has_console: true,
+        }
+    }
+
+    fn boot<'a>(
+        &'a self,
+        plan: &'a BootPlan,
+    ) -> BoxFuture<'a, Result<Box<dyn Machine>, BootError>> {
+        let EnginePlan::Fake(script) = plan.engine else {
+            unreachable!("engine_of hands a plan only to the engine that it names");
+        };
+        async move { Ok(Box::new(start(script)) as Box<dyn Machine>) }.boxed()
+    }
+}
+
+fn start(script: Script) -> FakeMachine {
+    let (agent, guest) = tokio::io::duplex(PIPE_BYTES);
+    let (console, mut guest_console) = tokio::io::duplex(PIPE_BYTES);
+    let (exit_sender, exit) = watch::channel(None);
+    let guest_exit = exit_sender.clone();
+    tokio::spawn(async move {
+        let exit = match script {
+            Script::Dying => vmm_ended("exit status: 1"),
+            Script::Panicking => {
+                let line = b"[    0.1] Kernel panic - not syncing: scripted\n";
+                // Nobody reading the console does not change how the machine ends.
+                let _unread = guest_console.write_all(line).await;
+                MachineExit::Reset
+            }
+            _ => serve(guest, script).await,
+        };
+        drop(guest_console);
+        guest_exit.send_if_modified(|ended| {
+            let is_first = ended.is_none();
+            ended.get_or_insert(exit);
+            is_first
+        });
+    });
+    FakeMachine {
+        agent: Some(agent),
+        console: Some(console),
+        exit_sender,
+        exit,
+    }
+}
+
+fn vmm_ended(status: &str) -> MachineExit {
+    MachineExit::VmmEnded {
+        status: status.to_owned(),
+        messages: Vec::new(),
+    }
+}
+
+struct FakeMachine {
+    agent: Option<DuplexStream>,
+    console: Option<DuplexStream>,
+    exit_sender: watch::Sender<Option<MachineExit>>,
+    exit: watch::Receiver<Option<MachineExit>>,
+}
+
+impl Machine for FakeMachine {
+    fn take_agent_stream(&mut self) -> Option<Box<dyn Stream>> {
+        self.agent
+            .take()
+            .map(|stream| Box::new(stream) as Box<dyn Stream>)
+    }
+
+    fn take_console(&mut self) -> Option<Box<dyn AsyncRead + Send + Unpin>> {
+        self.console
+            .take()
+            .map(|stream| Box::new(stream) as Box<dyn AsyncRead + Send + Unpin>)
+    }
+
+    fn vmm_pid(&self) -> Option<u32> {
+        None
+    }
+
+    fn press_power_button(&mut self) -> BoxFuture<'_, io::Result<()>> {
+        self.exit_sender.send_replace(Some(MachineExit::PoweredOff));
+        async { Ok(()) }.boxed()
+    }
+
+    fn wait(&mut self) -> BoxFuture<'_, MachineExit> {
+        async {
+            match self.exit.wait_for(Option::is_some).await {
+                Ok(exit) => exit.clone().unwrap_or_else(|| vmm_ended("unknown")),
+                Err(_) => vmm_ended("unknown"),
+            }
+        }
+        .boxed()
+    }
+
+    fn kill(&mut self) {
+        self.exit_sender.send_if_modified(|ended| {
+            let is_first = ended.is_none();
+            ended.get_or_insert_with(|| vmm_ended("signal: 9 (SIGKILL)"));
+            is_first
+        });
+    }
+}
+
+type OperationStream = Framed<Compat<yamux::Stream>, FrameCodec>;
+
+/// Plays the agent until it is asked to shut down or the host is gone.
+async fn serve(stream: DuplexStream, script: Script) -> MachineExit {
+    let mut connection =
+        yamux::Connection::new(stream.compat(), multiplexer::config(), yamux::Mode::Server);
+    let (shutdown, mut is_shut_down) = watch::channel(false);
+    loop {
+        let next = std::future::poll_fn(|context| connection.poll_next_inbound(context));
+        tokio::select! {
+            stream = next => match stream {
+                Some(Ok(stream)) => {
+                    let operation = Framed::new(stream.compat(), FrameCodec);
+                    tokio::spawn(operate(operation, script, shutdown.clone()));
+                }
+                _ => return vmm_ended("connection lost"),
+            },
+            _ = is_shut_down.wait_for(|is_down| *is_down) => return MachineExit::PoweredOff,
+        }
+    }
+}
+
+async fn operate(mut stream: OperationStream, script: Script, shutdown: watch::Sender<bool>) {
+    // The host going away in the middle of an operation is not this side's failure.
+    let _host_gone = answer(&mut stream, script, &shutdown).await;
+    let _closed_already = stream.close().await;
+}
+
+async fn answer(
+    stream: &mut OperationStream,
+    script: Script,
+    shutdown: &watch::Sender<bool>,
+) -> Result<(), FrameError> {
+    let Some(first) = stream.next().await else {
+        return Ok(());
+    };
+    match first?.parse::<Request>() {
+        Ok(Request::Hello(_)) if script == Script::Silent => std::future::pending().await,
+        Ok(Request::Hello(_)) => send(stream, &Event::Hello(hello(script))).await,
+        Ok(Request::Shutdown) if script == Script::Stubborn => send(stream, &Event::Done).await,
+        Ok(Request::Shutdown) => {
+            send(stream, &Event::Done).await?;
+            shutdown.send_replace(true);
+            Ok(())
+        }
+        Ok(Request::Exec(exec)) => execute(stream, &exec).await,
+        Ok(_) => {
+            refuse(
+                stream,
+                RefusalCode::UnknownRequest,
+                "the fake guest cannot do that",
+            )
+            .await
+        }
+        Err(_) => refuse(stream, RefusalCode::UnknownRequest, "unknown request").await,
+    }
+}
+
+fn hello(script: Script) -> AgentHello {
+    let is_from_the_future = script == Script::FromTheFuture;
+    let offset = if is_from_the_future { 1_000_000 } else { 0 };
+    AgentHello {
+        generation: GENERATION + offset,
+        oldest_generation: OLDEST_GENERATION + offset,
+        version: "fake".to_owned(),
+        capabilities: Vec::new(),
+        kernel_release: "fake".to_owned(),
+        boot: BootTimes::default(),
+    }
+}
+
+async fn execute(stream: &mut OperationStream, exec: &Exec) -> Result<(), FrameError> {
+    let Command::Arguments(arguments) = &exec.command else {
+        return refuse(
+            stream,
+            RefusalCode::InvalidInput,
+            "the fake guest has no shell",
+        )
+        .await;
+    };
+    let words: Vec<&[u8]> = arguments
+        .iter()
+        .map(|argument| argument.as_slice())
+        .collect();
+    let reason = match words.split_first() {
+        Some((&b"true", _)) => started(stream)
+            .await
+            .map(|()| ExitReason::Exited { code: 0 })?,
+        Some((&b"false", _)) => started(stream)
+            .await
+            .map(|()| ExitReason::Exited { code: 1 })?,
+        Some((&b"echo", rest)) => {
+            started(stream).await?;
+            let mut line = BytesMut::from(&rest.join(&b' ')[..]);
+            line.extend_from_slice(b"\n");
+            stream
+                .send(Frame::data(FrameKind::Output, line.freeze()))
+                .await?;
+            ExitReason::Exited { code: 0 }
+        }
+        Some((&b"cat", _)) => copy_input(stream).await?,
+        Some((&b"sleep", _)) => sleep(stream, exec.timeout_ms).await?,
+        _ => {
+            let message = "command not found";
+            return refuse(stream, RefusalCode::CommandNotFound, message).await;
+        }
+    };
+    send(
+        stream,
+        &Event::Exited(Exit {
+            reason,
+            elapsed_ms: 0,
+        }),
+    )
+    .await
+}
+
+async fn started(stream: &mut OperationStream) -> Result<(), FrameError> {
+    send(stream, &Event::Started { pid: 2 }).await
+}
+
+async fn copy_input(stream: &mut OperationStream) -> Result<ExitReason, FrameError> {
+    started(stream).await?;
+    while let Some(frame) = stream.next().await {
+        match frame? {
+            Frame {
+                kind: FrameKind::Input,
+                payload,
+            } => {
+                stream.send(Frame::data(FrameKind::Output, payload)).await?;
+            }
+            Frame {
+                kind: FrameKind::End,
+                ..
+            } => return Ok(ExitReason::Exited { code: 0 }),
+            frame => match frame.parse()? {
+                Control::Kill => return Ok(ExitReason::Killed),
+                Control::Signal { number } => return Ok(ExitReason::Signalled { number }),
+                Control::Resize(_) => {}
+            },
+        }
+    }
+    Ok(ExitReason::Killed)
+}
+
+async fn sleep(
+    stream: &mut OperationStream,
+    timeout_ms: Option<u64>,
+) -> Result<ExitReason, FrameError> {
+    let timeout = std::time::Duration::from_millis(timeout_ms.unwrap_or(u64::from(u32::MAX)));
+    match tokio::time::timeout(timeout, copy_input(stream)).await {
+        Ok(reason) => reason,
+        Err(_) => Ok(ExitReason::TimedOut),
+    }
+}
+
+async fn send(stream: &mut OperationStream, event: &Event) -> Result<(), FrameError> {
+    stream.send(Frame::message(event)?).await
+}
+
+async fn refuse(
+    stream: &mut OperationStream,
+    code: RefusalCode,
+    message: &str,
+) -> Result<(), FrameError> {
+    send(
+        stream,
+        &Event::Refused(Refusal {
+            code,
+            message: message.to_owned(),
+        }),
+    )
+    .await
+}

@@ -1,0 +1,196 @@
+//! QEMU's microvm machine.
+//!
+//! ```text
+//!   supervisor --spawn--> smolvm jail --exec--> qemu-system-x86_64
+//!      |  fd 3 <-> virtio-console port of the agent
+//!      |  fd 4 <-> QMP
+//!      |  fd 5 <-- serial console
+//!      +- stderr <-- QEMU's own messages
+//! ```
+//!
+//! QEMU gets sockets, not paths, so nobody else can connect to them, and the end of the
+//! supervisor is the end of each. It dies with the supervisor (`PR_SET_PDEATHSIG`, in the jail).
+
+pub mod arguments;
+mod messages;
+mod qmp;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::process::ExitStatus;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use tokio::io::AsyncRead;
+use tokio::net::UnixStream;
+use tokio::process::Child;
+use tokio::task::JoinHandle;
+
+use super::{BootError, BootPlan, Capabilities, Engine, EnginePlan, Machine, MachineExit, Stream};
+use crate::jail::JailPlan;
+use crate::process::{self, InheritedFd};
+use qmp::{Qmp, ShutdownReason};
+
+/// Descriptor of the agent stream in QEMU.
+const AGENT_FD: i32 = 3;
+/// Descriptor of the QMP connection in QEMU.
+const QMP_FD: i32 = 4;
+/// Descriptor of the serial console in QEMU.
+const CONSOLE_FD: i32 = 5;
+
+/// The engine `qemu`.
+#[derive(Clone, Copy, Debug)]
+pub struct Qemu;
+
+impl Engine for Qemu {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            has_process: true,
+            has_console: true,
+        }
+    }
+
+    fn boot<'a>(
+        &'a self,
+        plan: &'a BootPlan,
+    ) -> BoxFuture<'a, Result<Box<dyn Machine>, BootError>> {
+        async move { Ok(Box::new(start(plan)?) as Box<dyn Machine>) }.boxed()
+    }
+}
+
+fn start(plan: &BootPlan) -> Result<QemuMachine, BootError> {
+    let EnginePlan::Qemu {
+        program,
+        launcher,
+        accelerator,
+        tsc_khz,
+    } = &plan.engine
+    else {
+        unreachable!("engine_of hands a plan only to the engine that it names");
+    };
+    let (agent, agent_fd) = socket_pair().map_err(BootError::Socket)?;
+    let (qmp, qmp_fd) = socket_pair().map_err(BootError::Socket)?;
+    let (console, console_fd) = socket_pair().map_err(BootError::Socket)?;
+    let qmp = Qmp::start(qmp).map_err(BootError::Socket)?;
+    let jail = JailPlan::for_qemu(
+        program,
+        arguments::of(plan, *accelerator, *tsc_khz),
+        plan,
+        *accelerator,
+    );
+    let inherited = vec![
+        InheritedFd {
+            fd: agent_fd,
+            number: AGENT_FD,
+        },
+        InheritedFd {
+            fd: qmp_fd,
+            number: QMP_FD,
+        },
+        InheritedFd {
+            fd: console_fd,
+            number: CONSOLE_FD,
+        },
+    ];
+    let mut child =
+        process::spawn_jailed(launcher, &jail, inherited).map_err(|source| BootError::Spawn {
+            program: launcher.clone(),
+            source,
+        })?;
+    let stderr = child
+        .stderr
+        .take()
+        .expect("spawn_jailed pipes the error output");
+    Ok(QemuMachine {
+        agent: Some(asynchronous(agent).map_err(BootError::Socket)?),
+        console: Some(asynchronous(console).map_err(BootError::Socket)?),
+        qmp,
+        messages: tokio::spawn(messages::last_lines(stderr)),
+        exit: None,
+        child,
+    })
+}
+
+fn socket_pair() -> io::Result<(std::os::unix::net::UnixStream, OwnedFd)> {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+    Ok((ours, theirs.into()))
+}
+
+fn asynchronous(stream: std::os::unix::net::UnixStream) -> io::Result<UnixStream> {
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)
+}
+
+/// One QEMU process.
+struct QemuMachine {
+    agent: Option<UnixStream>,
+    console: Option<UnixStream>,
+    qmp: Qmp,
+    messages: JoinHandle<Vec<String>>,
+    exit: Option<MachineExit>,
+    child: Child,
+}
+
+impl QemuMachine {
+    async fn wait_for_end(&mut self) -> MachineExit {
+        if let Some(exit) = &self.exit {
+            return exit.clone();
+        }
+        let status = self.child.wait().await;
+        let reason = self.qmp.shutdown_reason().await;
+        let messages = (&mut self.messages).await.unwrap_or_default();
+        let exit = classify(&status, reason, messages);
+        self.exit = Some(exit.clone());
+        exit
+    }
+}
+
+fn classify(
+    status: &io::Result<ExitStatus>,
+    reason: Option<ShutdownReason>,
+    messages: Vec<String>,
+) -> MachineExit {
+    let has_succeeded = status.as_ref().is_ok_and(ExitStatus::success);
+    match reason {
+        Some(ShutdownReason::PoweredOff) if has_succeeded => MachineExit::PoweredOff,
+        Some(ShutdownReason::Reset) if has_succeeded => MachineExit::Reset,
+        _ => MachineExit::VmmEnded {
+            status: match status {
+                Ok(status) => status.to_string(),
+                Err(error) => error.to_string(),
+            },
+            messages,
+        },
+    }
+}
+
+impl Machine for QemuMachine {
+    fn take_agent_stream(&mut self) -> Option<Box<dyn Stream>> {
+        self.agent
+            .take()
+            .map(|stream| Box::new(stream) as Box<dyn Stream>)
+    }
+
+    fn take_console(&mut self) -> Option<Box<dyn AsyncRead + Send + Unpin>> {
+        self.console
+            .take()
+            .map(|stream| Box::new(stream) as Box<dyn AsyncRead + Send + Unpin>)
+    }
+
+    fn vmm_pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    fn press_power_button(&mut self) -> BoxFuture<'_, io::Result<()>> {
+        self.qmp.power_down().boxed()
+    }
+
+    fn wait(&mut self) -> BoxFuture<'_, MachineExit> {
+        self.wait_for_end().boxed()
+    }
+
+    fn kill(&mut self) {
+        // Fails only when the process has ended already, which is what is wanted.
+        let _ended_already = self.child.start_kill();
+    }
+}

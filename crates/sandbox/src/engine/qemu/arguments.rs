@@ -1,0 +1,164 @@
+//! QEMU's command line for a [`BootPlan`].
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use smolvm_protocol::{AGENT_PORT, HOSTNAME_PARAMETER, OVERLAY_DISK_SERIAL, ROOT_DISK_SERIAL};
+
+use super::{AGENT_FD, CONSOLE_FD, QMP_FD};
+use crate::engine::{Accelerator, BootPlan};
+
+/// Returns the arguments after the program's name.
+pub(super) fn of(plan: &BootPlan, accelerator: Accelerator, tsc_khz: u64) -> Vec<OsString> {
+    let mut line = CommandLine::default();
+    machine(&mut line, plan, accelerator);
+    kernel(&mut line, plan, accelerator, tsc_khz);
+    connections(&mut line);
+    line.disk("root", &plan.root_image, ROOT_DISK_SERIAL, true);
+    line.disk("overlay", &plan.overlay, OVERLAY_DISK_SERIAL, false);
+    line.0
+}
+
+fn machine(line: &mut CommandLine, plan: &BootPlan, accelerator: Accelerator) {
+    // ACPI names the virtio-mmio devices: the stock kernel's driver takes none on its command
+    // line. The timer (PIT) stays where there is no KVM clock: the guest measures its local APIC
+    // timer against it.
+    let (machine, accel, cpu) = match accelerator {
+        Accelerator::Kvm => ("microvm,acpi=on,pit=off,pic=off,rtc=off", "kvm", "host"),
+        // `max` has what programs of today expect of a processor, such as SSE4 and AVX2.
+        Accelerator::SoftwareEmulation => ("microvm,acpi=on,rtc=off", "tcg", "max"),
+    };
+    line.option("-machine", machine);
+    line.option("-accel", accel);
+    line.option("-cpu", cpu);
+    line.option("-smp", &plan.vcpus.get().to_string());
+    line.option("-m", &format!("{}M", plan.memory.get()));
+    line.flag("-no-user-config");
+    line.flag("-nodefaults");
+    line.flag("-no-reboot");
+    line.option("-display", "none");
+    line.option("-nic", "none");
+    // QEMU's own filter (qemu(1), `-sandbox`): no obsolete system calls, no new programs, no
+    // raised privileges, no changed priorities.
+    line.option(
+        "-sandbox",
+        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+    );
+}
+
+fn kernel(line: &mut CommandLine, plan: &BootPlan, accelerator: Accelerator, tsc_khz: u64) {
+    line.path("-kernel", &plan.kernel);
+    line.path("-initrd", &plan.initramfs);
+    line.option(
+        "-append",
+        &kernel_command_line(&plan.hostname, accelerator, tsc_khz),
+    );
+}
+
+/// Returns the kernel's command line (kernel, Documentation/admin-guide/kernel-parameters.txt).
+fn kernel_command_line(hostname: &str, accelerator: Accelerator, tsc_khz: u64) -> String {
+    let mut parameters = vec![
+        "console=ttyS0".to_owned(),
+        "quiet".to_owned(),
+        // A guest that panics ends at once (negative: no delay) and the machine with it.
+        "panic=-1".to_owned(),
+        "reboot=t".to_owned(),
+        // There is no PCI bus; looking for one takes a tenth of the boot.
+        "pci=off".to_owned(),
+        "cryptomgr.notests".to_owned(),
+        // The processor's random numbers seed the guest's: it must not wait for entropy.
+        "random.trust_cpu=on".to_owned(),
+        format!("{HOSTNAME_PARAMETER}={hostname}"),
+    ];
+    if accelerator == Accelerator::SoftwareEmulation {
+        // Without a KVM clock the kernel measures the counter against the PIT, which fails now
+        // and then when the host is busy, and then it waits forever for a timer it never set up.
+        parameters.push(format!("tsc_early_khz={tsc_khz}"));
+    }
+    parameters.join(" ")
+}
+
+fn connections(line: &mut CommandLine) {
+    line.option("-chardev", &format!("socket,id=console,fd={CONSOLE_FD}"));
+    line.option("-serial", "chardev:console");
+    line.option("-chardev", &format!("socket,id=qmp,fd={QMP_FD}"));
+    line.option("-mon", "chardev=qmp,mode=control");
+    line.option("-device", "virtio-serial-device");
+    line.option("-chardev", &format!("socket,id=agent,fd={AGENT_FD}"));
+    line.option(
+        "-device",
+        &format!("virtserialport,chardev=agent,name={AGENT_PORT}"),
+    );
+}
+
+/// QEMU's arguments while they are put together.
+#[derive(Default)]
+struct CommandLine(Vec<OsString>);
+
+impl CommandLine {
+    fn flag(&mut self, name: &str) {
+        self.0.push(name.into());
+    }
+
+    fn option(&mut self, name: &str, value: &str) {
+        self.0.push(name.into());
+        self.0.push(value.into());
+    }
+
+    fn path(&mut self, name: &str, value: &Path) {
+        self.0.push(name.into());
+        self.0.push(value.into());
+    }
+
+    fn disk(&mut self, id: &str, file: &Path, serial: &str, is_read_only: bool) {
+        // A guest that fills the host's disk, or meets a bad sector, sees an I/O error; by
+        // default QEMU would stop the machine and wait for somebody.
+        let mut drive = OsString::from(format!(
+            "if=none,id={id},format=raw,cache=writeback,discard=unmap,werror=report,\
+             rerror=report,readonly={},file=",
+            if is_read_only { "on" } else { "off" },
+        ));
+        drive.push(doubled_commas(file));
+        self.0.push("-drive".into());
+        self.0.push(drive);
+        self.option(
+            "-device",
+            &format!("virtio-blk-device,drive={id},serial={serial}"),
+        );
+    }
+}
+
+/// Returns `path` as the value of a QEMU option, in which a comma is written twice (qemu(1)).
+fn doubled_commas(path: &Path) -> OsString {
+    use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+
+    let bytes = path.as_os_str().as_bytes().iter();
+    let doubled = bytes.flat_map(|&byte| std::iter::repeat_n(byte, 1 + usize::from(byte == b',')));
+    OsString::from_vec(doubled.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comma_in_a_path_does_not_become_an_option() {
+        assert_eq!(
+            doubled_commas(Path::new("/a,readonly=off")),
+            "/a,,readonly=off"
+        );
+    }
+
+    #[test]
+    fn emulated_guest_is_told_its_clock() {
+        let line = kernel_command_line("box", Accelerator::SoftwareEmulation, 2_596_100);
+        assert!(line.contains(" tsc_early_khz=2596100"), "{line}");
+        assert!(line.contains(" smolvm.hostname=box"), "{line}");
+    }
+
+    #[test]
+    fn guest_on_kvm_measures_its_own_clock() {
+        let line = kernel_command_line("box", Accelerator::Kvm, 2_596_100);
+        assert!(!line.contains("tsc_early_khz"), "{line}");
+    }
+}

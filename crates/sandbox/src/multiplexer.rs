@@ -1,0 +1,168 @@
+//! The host's end of the multiplexed stream to the agent.
+//!
+//! One task owns the yamux connection; everybody else asks it for streams through a bounded
+//! channel. The task ends when the connection does, or when nobody can ask any more.
+
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+
+use futures::{SinkExt as _, StreamExt as _};
+use smolvm_protocol::message::{AgentHello, Event, HostHello, Refusal, Request};
+use smolvm_protocol::multiplex::{MAX_STREAMS, SESSION_WINDOW_BYTES};
+use smolvm_protocol::{Frame, FrameCodec, FrameError, GENERATION, OLDEST_GENERATION};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::codec::Framed;
+use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt as _, TokioAsyncReadCompatExt as _};
+
+use crate::engine::Stream;
+use crate::record::unix_time_ms;
+
+/// Requests for a stream that may wait while the connection is busy.
+const OPEN_QUEUE: usize = 16;
+
+/// A stream that carries one operation.
+pub(crate) type AgentStream = Compat<yamux::Stream>;
+
+/// Why the agent cannot be talked to.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SessionError {
+    /// The connection to the agent is gone.
+    #[error("reach the agent: the connection is closed")]
+    Closed,
+    /// The connection broke the multiplexer's protocol.
+    #[error("reach the agent")]
+    Multiplexer(#[from] yamux::ConnectionError),
+    /// The agent's answer is not one.
+    #[error("understand the agent")]
+    Frame(#[from] FrameError),
+    /// The agent refused to open the session.
+    #[error("open a session: {}", .0.message)]
+    Refused(Refusal),
+    /// The agent said something else than hello.
+    #[error("open a session: unexpected answer")]
+    Unexpected,
+    /// No generation of the protocol is known to both sides.
+    #[error(
+        "open a session: the agent speaks protocol generations {agent_oldest} to {agent}, this \
+         smolvm {OLDEST_GENERATION} to {GENERATION}"
+    )]
+    Incompatible {
+        /// The agent's generation.
+        agent: u32,
+        /// The oldest generation the agent understands.
+        agent_oldest: u32,
+    },
+}
+
+type OpenReply = oneshot::Sender<Result<yamux::Stream, yamux::ConnectionError>>;
+
+/// The way to the agent. Clones share one connection.
+#[derive(Clone, Debug)]
+pub(crate) struct AgentSession {
+    requests: mpsc::Sender<OpenReply>,
+}
+
+impl AgentSession {
+    /// Takes `stream` over.
+    pub(crate) fn start(stream: Box<dyn Stream>) -> Self {
+        let (requests, received) = mpsc::channel(OPEN_QUEUE);
+        let connection = yamux::Connection::new(stream.compat(), config(), yamux::Mode::Client);
+        tokio::spawn(drive(connection, received));
+        Self { requests }
+    }
+
+    /// Opens a stream for one operation.
+    pub(crate) async fn open(&self) -> Result<AgentStream, SessionError> {
+        let (reply, opened) = oneshot::channel();
+        self.requests
+            .send(reply)
+            .await
+            .map_err(|_| SessionError::Closed)?;
+        Ok(opened.await.map_err(|_| SessionError::Closed)??.compat())
+    }
+
+    /// Says hello and returns what the agent says of itself. Waits as long as the guest boots.
+    pub(crate) async fn hello(&self) -> Result<AgentHello, SessionError> {
+        let request = Request::Hello(HostHello {
+            generation: GENERATION,
+            oldest_generation: OLDEST_GENERATION,
+            unix_time_ns: unix_time_ms().saturating_mul(1_000_000),
+        });
+        let hello = match self.ask(&request).await? {
+            Event::Hello(hello) => hello,
+            Event::Refused(refusal) => return Err(SessionError::Refused(refusal)),
+            _ => return Err(SessionError::Unexpected),
+        };
+        let has_common_generation =
+            hello.oldest_generation <= GENERATION && OLDEST_GENERATION <= hello.generation;
+        if has_common_generation {
+            Ok(hello)
+        } else {
+            Err(SessionError::Incompatible {
+                agent: hello.generation,
+                agent_oldest: hello.oldest_generation,
+            })
+        }
+    }
+
+    /// Asks the guest to shut down. Returns when that has begun.
+    pub(crate) async fn shut_down(&self) -> Result<(), SessionError> {
+        match self.ask(&Request::Shutdown).await? {
+            Event::Refused(refusal) => Err(SessionError::Refused(refusal)),
+            _ => Ok(()),
+        }
+    }
+
+    async fn ask(&self, request: &Request) -> Result<Event, SessionError> {
+        let mut stream = Framed::new(self.open().await?, FrameCodec);
+        stream.send(Frame::message(request)?).await?;
+        let answer = stream.next().await.ok_or(SessionError::Closed)??;
+        Ok(answer.parse()?)
+    }
+}
+
+/// Returns the parameters of both ends of the connection.
+pub(crate) fn config() -> yamux::Config {
+    let mut config = yamux::Config::default();
+    config.set_max_num_streams(MAX_STREAMS);
+    config.set_max_connection_receive_window(Some(SESSION_WINDOW_BYTES));
+    config
+}
+
+type Connection = yamux::Connection<Compat<Box<dyn Stream>>>;
+
+async fn drive(mut connection: Connection, mut requests: mpsc::Receiver<OpenReply>) {
+    let mut waiting = None;
+    poll_fn(|context| drive_once(&mut connection, &mut requests, &mut waiting, context)).await;
+}
+
+fn drive_once(
+    connection: &mut Connection,
+    requests: &mut mpsc::Receiver<OpenReply>,
+    waiting: &mut Option<OpenReply>,
+    context: &mut Context<'_>,
+) -> Poll<()> {
+    loop {
+        if waiting.is_none() {
+            match requests.poll_recv(context) {
+                Poll::Ready(Some(reply)) => *waiting = Some(reply),
+                Poll::Ready(None) => return Poll::Ready(()),
+                Poll::Pending => {}
+            }
+        }
+        if waiting.is_some()
+            && let Poll::Ready(opened) = connection.poll_new_outbound(context)
+            && let Some(reply) = waiting.take()
+        {
+            // Whoever asked may have gone; the stream is then dropped, which resets it.
+            let _asker_gone = reply.send(opened);
+            continue;
+        }
+        match connection.poll_next_inbound(context) {
+            // The agent has no reason to open streams; dropping one resets it.
+            Poll::Ready(Some(Ok(_uninvited))) => {}
+            Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(()),
+            Poll::Pending => return Poll::Pending,
+        }
+    }
+}

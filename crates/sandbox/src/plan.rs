@@ -1,0 +1,220 @@
+//! From what was asked for to what is done: resolves a specification against this host.
+//!
+//! Everything that can take long is prepared here, in the caller's process and with its progress:
+//! the kernel, the initramfs, the root image. What comes out is a [`SupervisorPlan`], plain data.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use smolvm_image::Progress;
+
+use crate::accelerator::{self, AcceleratorError};
+use crate::engine::fake::Script;
+use crate::engine::{Accelerator, BootPlan, EnginePlan};
+use crate::record::{RecordError, SandboxDir, read_json, write_json};
+use crate::{EngineChoice, ErrorKind, Installation, Lifetime, SandboxId, SandboxSpec};
+
+/// Version of the saved plan.
+const VERSION: u32 = 1;
+
+/// Milliseconds a guest on KVM has until its agent answers; it takes well under 2,000.
+const KVM_START_TIMEOUT_MS: u64 = 30_000;
+
+/// Milliseconds an emulated guest has until its agent answers; it takes about 2,000 on an idle
+/// host, and many times that when dozens start at once.
+const EMULATED_START_TIMEOUT_MS: u64 = 120_000;
+
+/// All that a supervisor needs to know, saved for it in the sandbox's directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SupervisorPlan {
+    version: u32,
+    /// The sandbox.
+    pub id: SandboxId,
+    /// How long it lives.
+    pub lifetime: Lifetime,
+    /// Milliseconds from the machine's start to the agent's answer, at most.
+    pub start_timeout_ms: u64,
+    /// The machine.
+    pub boot: BootPlan,
+}
+
+/// Why a specification cannot be made real on this host.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// QEMU is not installed.
+    #[error("find qemu-system-x86_64: it is not installed")]
+    QemuMissing,
+    /// How to accelerate the machine could not be found out.
+    #[error("choose how to run the machine")]
+    Accelerator(#[from] AcceleratorError),
+    /// The cache cannot be used.
+    #[error("open the cache")]
+    Cache(#[from] smolvm_image::CacheError),
+    /// The kernel could not be prepared.
+    #[error("prepare the guest kernel")]
+    Kernel(#[from] smolvm_image::KernelError),
+    /// The initramfs could not be prepared.
+    #[error("prepare the initramfs")]
+    Initramfs(#[from] smolvm_image::InitramfsError),
+    /// The image's name is not one.
+    #[error("find the image")]
+    ImageName {
+        /// What is wrong with it.
+        source: smolvm_image::ImageNameError,
+    },
+    /// The root image could not be prepared.
+    #[error("prepare image '{image}'")]
+    RootImage {
+        /// The image's name.
+        image: String,
+        /// Why not.
+        #[source]
+        source: smolvm_image::RootImageError,
+    },
+    /// The plan could not be saved or read.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+}
+
+impl PlanError {
+    /// Returns the kind of this error.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::QemuMissing => ErrorKind::Unsupported,
+            Self::Accelerator(error) => error.kind(),
+            Self::ImageName { .. }
+            | Self::RootImage {
+                source: smolvm_image::RootImageError::UnknownImage { .. },
+                ..
+            } => ErrorKind::InvalidInput,
+            Self::Cache(_) | Self::Kernel(_) | Self::Initramfs(_) | Self::RootImage { .. } => {
+                ErrorKind::Host
+            }
+            Self::Record(error) => error.kind(),
+        }
+    }
+}
+
+impl SupervisorPlan {
+    /// Saves the plan for the supervisor.
+    pub(crate) fn save(&self, directory: &SandboxDir) -> Result<(), RecordError> {
+        write_json(&directory.plan(), self)
+    }
+
+    /// Reads the plan of a sandbox.
+    pub(crate) fn load(directory: &SandboxDir) -> Result<Self, RecordError> {
+        let path = directory.plan();
+        let plan: Self = read_json(&path)?;
+        if plan.version == VERSION {
+            Ok(plan)
+        } else {
+            Err(RecordError::Version {
+                path,
+                found: plan.version,
+            })
+        }
+    }
+}
+
+/// The files a machine boots from, all of them in the cache.
+struct BootFiles {
+    kernel: PathBuf,
+    initramfs: PathBuf,
+    root_image: PathBuf,
+}
+
+/// Resolves `spec` against this host, preparing what is missing.
+///
+/// # Errors
+///
+/// When something that is needed is missing and cannot be made.
+pub(crate) async fn resolve(
+    spec: &SandboxSpec,
+    directory: &SandboxDir,
+    installation: &Installation,
+    progress: Arc<dyn Progress>,
+) -> Result<SupervisorPlan, PlanError> {
+    let (engine, start_timeout_ms) = engine_plan(spec, installation).await?;
+    let files = match engine {
+        EnginePlan::Fake(_) => no_files(),
+        EnginePlan::Qemu { .. } => {
+            let (image, installation) = (spec.image.clone(), installation.clone());
+            tokio::task::spawn_blocking(move || prepare_files(&image, &installation, &*progress))
+                .await
+                .expect("prepare_files does not panic and is never cancelled")?
+        }
+    };
+    Ok(SupervisorPlan {
+        version: VERSION,
+        id: spec.id.clone(),
+        lifetime: spec.lifetime,
+        start_timeout_ms,
+        boot: BootPlan {
+            engine,
+            kernel: files.kernel,
+            initramfs: files.initramfs,
+            root_image: files.root_image,
+            overlay: directory.overlay(),
+            // A host name has no underscore (RFC 952, "Grammatical Host Table Specification").
+            hostname: spec.id.as_str().replace('_', "-"),
+            vcpus: spec.vcpus,
+            memory: spec.memory,
+        },
+    })
+}
+
+async fn engine_plan(
+    spec: &SandboxSpec,
+    installation: &Installation,
+) -> Result<(EnginePlan, u64), PlanError> {
+    if spec.engine == EngineChoice::Fake {
+        return Ok((EnginePlan::Fake(Script::default()), KVM_START_TIMEOUT_MS));
+    }
+    let choice = accelerator::choose(installation).await?;
+    let timeout_ms = match choice.accelerator {
+        Accelerator::Kvm => KVM_START_TIMEOUT_MS,
+        Accelerator::SoftwareEmulation => EMULATED_START_TIMEOUT_MS,
+    };
+    let engine = EnginePlan::Qemu {
+        program: installation.qemu.clone().ok_or(PlanError::QemuMissing)?,
+        launcher: installation.smolvm.clone(),
+        accelerator: choice.accelerator,
+        tsc_khz: choice.tsc_khz()?,
+    };
+    Ok((engine, timeout_ms))
+}
+
+fn no_files() -> BootFiles {
+    BootFiles {
+        kernel: PathBuf::new(),
+        initramfs: PathBuf::new(),
+        root_image: PathBuf::new(),
+    }
+}
+
+fn prepare_files(
+    image: &str,
+    installation: &Installation,
+    progress: &dyn Progress,
+) -> Result<BootFiles, PlanError> {
+    let cache = smolvm_image::Cache::open(&installation.cache_dir)?;
+    let name = image
+        .parse()
+        .map_err(|source| PlanError::ImageName { source })?;
+    let root_image = smolvm_image::root_image(&cache, &name, progress).map_err(|source| {
+        PlanError::RootImage {
+            image: image.to_owned(),
+            source,
+        }
+    })?;
+    let kernel = smolvm_image::kernel(&cache, progress)?;
+    let initramfs = smolvm_image::initramfs(&cache, &kernel, &installation.agent, progress)?;
+    Ok(BootFiles {
+        kernel: kernel.image,
+        initramfs: initramfs.path,
+        root_image: root_image.path,
+    })
+}

@@ -1,0 +1,121 @@
+//! The one place of this crate that starts processes on the host.
+//!
+//! A process started here never inherits the caller's standard output or error output, so that
+//! whoever captures a command's output is not kept waiting by what the command left running.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use command_fds::{CommandFdExt as _, FdMapping};
+use tokio::process::Child;
+
+use crate::installation::Installation;
+use crate::jail::JailPlan;
+use crate::record::SandboxDir;
+use crate::store::SandboxLock;
+
+/// Hidden command of the `smolvm` program that becomes a supervisor.
+pub const SUPERVISE_COMMAND: &str = "supervise";
+
+/// Hidden command of the `smolvm` program that enters a jail and becomes a VMM.
+pub const JAIL_COMMAND: &str = "jail";
+
+/// Descriptor on which a supervisor inherits its sandbox's lock.
+pub const LOCK_FD: i32 = 3;
+
+/// Longest time a probe of the host may take; it ends itself well before.
+const PROBE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// A descriptor that a new process gets under a number.
+#[derive(Debug)]
+pub(crate) struct InheritedFd {
+    pub(crate) fd: OwnedFd,
+    pub(crate) number: i32,
+}
+
+/// Starts the supervisor of the sandbox that `lock` is for.
+///
+/// It gets `lease` as standard input, the lock, and a log file for what it writes.
+pub(crate) fn spawn_supervisor(
+    installation: &Installation,
+    lock: &SandboxLock,
+    lease: OwnedFd,
+) -> io::Result<()> {
+    let directory: &SandboxDir = lock.directory();
+    let log = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(directory.supervisor_log())?;
+    let mut command = Command::new(&installation.smolvm);
+    command
+        .arg(SUPERVISE_COMMAND)
+        .arg(directory.path())
+        .current_dir("/")
+        .stdin(Stdio::from(lease))
+        .stdout(Stdio::from(log.try_clone()?))
+        .stderr(Stdio::from(log));
+    let lock_fd = OwnedFd::from(lock.file().try_clone()?);
+    command
+        .fd_mappings(vec![FdMapping {
+            parent_fd: lock_fd,
+            child_fd: LOCK_FD,
+        }])
+        .map_err(io::Error::other)?;
+    // Not waited for: it outlives this process, or ends as this process's child, which the
+    // thread below collects.
+    let mut child = command.spawn()?;
+    std::thread::Builder::new()
+        .name("smolvm-reaper".into())
+        .spawn(move || child.wait())?;
+    Ok(())
+}
+
+/// Starts the launcher of a VMM, with `inherited` descriptors and a pipe for its error output.
+pub(crate) fn spawn_jailed(
+    launcher: &Path,
+    plan: &JailPlan,
+    inherited: Vec<InheritedFd>,
+) -> io::Result<Child> {
+    let mut command = tokio::process::Command::new(launcher);
+    command
+        .arg(JAIL_COMMAND)
+        .arg(serde_json::to_string(plan)?)
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    let mappings = inherited
+        .into_iter()
+        .map(|InheritedFd { fd, number }| FdMapping {
+            parent_fd: fd,
+            child_fd: number,
+        })
+        .collect();
+    command.fd_mappings(mappings).map_err(io::Error::other)?;
+    command.spawn()
+}
+
+/// Runs `smolvm-vmm probe` and returns what it printed.
+pub(crate) async fn run_probe(vmm: &Path) -> io::Result<Vec<u8>> {
+    let output = tokio::process::Command::new(vmm)
+        .arg("probe")
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let output = tokio::time::timeout(PROBE_PATIENCE, output)
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    if output.status.success() {
+        Ok(output.stdout)
+    } else {
+        Err(io::Error::other(format!("it ended with {}", output.status)))
+    }
+}

@@ -1,0 +1,161 @@
+//! Connections of clients: one operation each.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{SinkExt as _, StreamExt as _};
+use smolvm_protocol::control::{SupervisorReply, SupervisorRequest};
+use smolvm_protocol::message::{Refusal, RefusalCode};
+use smolvm_protocol::multiplex::MAX_STREAMS;
+use smolvm_protocol::{Frame, FrameCodec, FrameError};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_util::codec::Framed;
+
+use crate::multiplexer::AgentSession;
+use crate::text;
+
+/// A connection that speaks in frames.
+pub(super) type Connection = Framed<UnixStream, FrameCodec>;
+
+/// Clients that may wait for the driver.
+const CLIENT_QUEUE: usize = 64;
+
+/// How long a client may take to say what it wants, or to take a one-frame answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Bytes copied at once between a client and the agent, each way: one full data frame.
+const RELAY_BYTES: usize = smolvm_protocol::MAX_DATA_BYTES;
+
+/// A client that has said what it wants.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) request: SupervisorRequest,
+    pub(super) connection: Connection,
+}
+
+/// Accepts clients and carries their bytes.
+#[derive(Debug)]
+pub(super) struct Clients {
+    streams: Arc<Semaphore>,
+}
+
+impl Clients {
+    /// Starts to accept clients of `listener`. Returns the queue on which they arrive.
+    pub(super) fn start(listener: UnixListener) -> (Self, mpsc::Receiver<Client>) {
+        let (sender, receiver) = mpsc::channel(CLIENT_QUEUE);
+        tokio::spawn(accept(listener, sender));
+        // One stream is left for the supervisor itself.
+        (
+            Self {
+                streams: Arc::new(Semaphore::new(MAX_STREAMS - 1)),
+            },
+            receiver,
+        )
+    }
+
+    /// Returns how many operations are under way.
+    pub(super) fn open_streams(&self) -> u32 {
+        let open = (MAX_STREAMS - 1).saturating_sub(self.streams.available_permits());
+        u32::try_from(open).unwrap_or(u32::MAX)
+    }
+
+    /// Makes `connection` a stream to the agent.
+    pub(super) fn relay(&self, session: AgentSession, connection: Connection) {
+        let permit = Arc::clone(&self.streams).try_acquire_owned().ok();
+        tokio::spawn(async move {
+            match permit {
+                Some(permit) => relay(session, connection, permit).await,
+                None => {
+                    let message = format!("{} operations are under way", MAX_STREAMS - 1);
+                    refuse(connection, RefusalCode::ResourcesExhausted, message).await;
+                }
+            }
+        });
+    }
+}
+
+/// Answers a client with one frame and closes the connection.
+pub(super) async fn reply(mut connection: Connection, reply: &SupervisorReply) {
+    if let Err(error) = send(&mut connection, reply).await {
+        tracing::debug!(error = %text::chain(&error), "client not answered");
+    }
+}
+
+async fn refuse(connection: Connection, code: RefusalCode, message: String) {
+    reply(
+        connection,
+        &SupervisorReply::Refused(Refusal { code, message }),
+    )
+    .await;
+}
+
+async fn send(connection: &mut Connection, reply: &SupervisorReply) -> Result<(), FrameError> {
+    let frame = Frame::message(reply)?;
+    tokio::time::timeout(PATIENCE, connection.send(frame))
+        .await
+        .map_err(|_| FrameError::Io(std::io::ErrorKind::TimedOut.into()))?
+}
+
+async fn accept(listener: UnixListener, clients: mpsc::Sender<Client>) {
+    while !clients.is_closed() {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                tokio::spawn(receive(stream, clients.clone()));
+            }
+            Err(error) => {
+                // Out of descriptors: the connections that there are will give some back.
+                tracing::warn!(%error, "client not accepted");
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+}
+
+/// Waits for what a client wants, and hands it to the driver.
+async fn receive(stream: UnixStream, clients: mpsc::Sender<Client>) {
+    let mut connection = Framed::new(stream, FrameCodec);
+    let Ok(Some(Ok(frame))) = tokio::time::timeout(PATIENCE, connection.next()).await else {
+        return;
+    };
+    match frame.parse() {
+        Ok(request) => {
+            // Without a driver the sandbox has ended, and the connection ends with it.
+            let _ended = clients
+                .send(Client {
+                    request,
+                    connection,
+                })
+                .await;
+        }
+        Err(error) => {
+            refuse(connection, RefusalCode::UnknownRequest, text::chain(&error)).await;
+        }
+    }
+}
+
+async fn relay(session: AgentSession, mut connection: Connection, _permit: OwnedSemaphorePermit) {
+    let mut agent = match session.open().await {
+        Ok(agent) => agent,
+        Err(error) => {
+            return refuse(connection, RefusalCode::ShuttingDown, text::chain(&error)).await;
+        }
+    };
+    if send(&mut connection, &SupervisorReply::StreamOpened)
+        .await
+        .is_err()
+    {
+        return;
+    }
+    let parts = connection.into_parts();
+    let mut client = parts.io;
+    if agent.write_all(&parts.read_buf).await.is_err() {
+        return;
+    }
+    drop(parts.read_buf);
+    // Either side going away ends the operation; dropping the stream tells the agent.
+    let _ended =
+        tokio::io::copy_bidirectional_with_sizes(&mut client, &mut agent, RELAY_BYTES, RELAY_BYTES)
+            .await;
+}

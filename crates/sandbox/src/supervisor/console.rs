@@ -1,0 +1,150 @@
+//! What the guest writes to its console: kept in a file of bounded size, and watched for a panic.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::task::JoinHandle;
+
+use crate::text::Tail;
+
+/// Size at which the log is put aside as `console.log.1`, in bytes. There are at most two files,
+/// so a guest that floods its console takes at most twice this from the host's disk.
+const MAX_LOG_BYTES: u64 = 1024 * 1024;
+
+/// Lines kept in memory for error messages: a kernel's panic report is about 30 lines.
+const TAIL_LINES: usize = 40;
+
+/// How a Linux kernel's last words begin (kernel/panic.c).
+const PANIC_WORDS: &str = "Kernel panic - not syncing";
+
+/// How long what a machine wrote may take to be read once it has ended.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The console's last lines, once it has ended.
+#[derive(Debug)]
+pub(super) struct ConsoleTail {
+    reader: JoinHandle<Vec<String>>,
+}
+
+impl ConsoleTail {
+    /// Returns the last lines. Call when the machine has ended.
+    pub(super) async fn finish(&mut self) -> Vec<String> {
+        match tokio::time::timeout(PATIENCE, &mut self.reader).await {
+            Ok(Ok(lines)) => lines,
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// Returns whether a kernel's last words are among `lines`.
+pub(super) fn shows_panic(lines: &[String]) -> bool {
+    lines.iter().any(|line| line.contains(PANIC_WORDS))
+}
+
+/// Reads `console` to its end into `path` and remembers its last lines.
+pub(super) fn keep(console: Box<dyn AsyncRead + Send + Unpin>, path: PathBuf) -> ConsoleTail {
+    ConsoleTail {
+        reader: tokio::spawn(read(console, path)),
+    }
+}
+
+async fn read(mut console: Box<dyn AsyncRead + Send + Unpin>, path: PathBuf) -> Vec<String> {
+    let mut log = match BoundedLog::create(path) {
+        Ok(log) => Some(log),
+        Err(error) => {
+            tracing::warn!(%error, "console not kept");
+            None
+        }
+    };
+    let mut tail = Tail::new(TAIL_LINES);
+    let mut buffer = BytesMut::with_capacity(16 * 1024);
+    loop {
+        buffer.clear();
+        match console.read_buf(&mut buffer).await {
+            Ok(0) | Err(_) => return tail.lines(),
+            Ok(_) => {}
+        }
+        tail.push(&buffer);
+        if let Some(kept) = &mut log
+            && let Err(error) = kept.write(&buffer)
+        {
+            // A full disk must not stop the guest, and is not told a thousand times.
+            tracing::warn!(%error, "console no longer kept");
+            log = None;
+        }
+    }
+}
+
+/// A file that starts anew when it is full, keeping the one before.
+#[derive(Debug)]
+struct BoundedLog {
+    path: PathBuf,
+    file: File,
+    written: u64,
+}
+
+impl BoundedLog {
+    fn create(path: PathBuf) -> io::Result<Self> {
+        let file = OpenOptions::new()
+            .create(true)
+            .write(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&path)?;
+        Ok(Self {
+            path,
+            file,
+            written: 0,
+        })
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.written >= MAX_LOG_BYTES {
+            fs::rename(&self.path, self.path.with_extension("log.1"))?;
+            *self = Self::create(self.path.clone())?;
+        }
+        self.file.write_all(bytes)?;
+        self.written += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn flood_keeps_the_latest_in_two_bounded_files() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let path = directory.path().join("console.log");
+        let (reader, mut guest) = tokio::io::duplex(64 * 1024);
+        let mut tail = keep(Box::new(reader), path.clone());
+        let line = [b'x'; 1023];
+        for _ in 0..3 * 1024 {
+            let mut line = line.to_vec();
+            line.push(b'\n');
+            tokio::io::AsyncWriteExt::write_all(&mut guest, &line)
+                .await
+                .expect("write");
+        }
+        tokio::io::AsyncWriteExt::write_all(&mut guest, b"the end")
+            .await
+            .expect("write");
+        drop(guest);
+
+        assert_eq!(
+            tail.finish().await.last().map(String::as_str),
+            Some("the end")
+        );
+        let size = |path: &PathBuf| fs::metadata(path).expect("kept").len();
+        let slack = 64 * 1024;
+        assert!(size(&path) <= MAX_LOG_BYTES + slack);
+        assert!(size(&path.with_extension("log.1")) <= MAX_LOG_BYTES + slack);
+        assert!(fs::read(&path).expect("kept").ends_with(b"the end"));
+    }
+}

@@ -1,0 +1,19 @@
+//! What `exec` is made of.
+//!
+//! ```text
+//!   request --plan--> SpawnPlan --start--> RunningCommand --supervise--> Exit
+//!             users,             reaper,        input: the host's frames
+//!             environment        cgroups        output: the command's pipes or terminal
+//! ```
+//!
+//! * [`plan`]: from what was asked to what the kernel is told; `users` reads the guest's account
+//!   files, `environment` makes the variables.
+//! * [`start`]: descriptors, cgroup and process, with a guard that kills what is left behind.
+//! * [`input`] and [`output`]: the two directions while it runs.
+
+pub(crate) mod environment;
+pub(crate) mod input;
+pub(crate) mod output;
+pub(crate) mod plan;
+pub(crate) mod start;
+pub(crate) mod users;

@@ -1,0 +1,158 @@
+//! One session with the host: a byte stream, divided by yamux into streams, each of which is one
+//! operation and one task.
+//!
+//! The session ends when the byte stream does. Then all its operations end with it: their tasks
+//! are dropped, and what a dropped command leaves behind is killed by its guard.
+
+use std::future::poll_fn;
+use std::path::Path;
+use std::sync::Arc;
+
+use smolvm_protocol::message::BootTimes;
+use smolvm_protocol::multiplex::{MAX_STREAMS, SESSION_WINDOW_BYTES};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::compat::TokioAsyncReadCompatExt;
+use yamux::{Config, Connection, Mode};
+
+use crate::cgroups::Cgroups;
+use crate::conversation::Conversation;
+use crate::reaper::{ReapScope, Reaper};
+use crate::verbs;
+
+/// What the operations of a session act on; it outlives the session.
+#[derive(Debug)]
+pub struct Environment {
+    pub(crate) reaper: Arc<Reaper>,
+    /// Absent where commands are confined by process group and session only.
+    pub(crate) cgroups: Option<Arc<Cgroups>>,
+    pub(crate) boot: BootTimes,
+    /// Whether this process is PID 1: it then owns the clock and the power switch.
+    pub(crate) is_init: bool,
+    hello_answered: watch::Sender<bool>,
+    shutdown: watch::Sender<bool>,
+}
+
+impl Environment {
+    /// Returns the environment of an agent that is an ordinary process: no cgroups, the clock is
+    /// left alone, and a shutdown only ends what [`Environment::run`] waits for.
+    #[must_use]
+    pub fn of_ordinary_process() -> Arc<Self> {
+        Arc::new(Self {
+            reaper: Reaper::new(ReapScope::OwnChildren),
+            cgroups: None,
+            boot: BootTimes::default(),
+            is_init: false,
+            hello_answered: watch::Sender::new(false),
+            shutdown: watch::Sender::new(false),
+        })
+    }
+
+    /// Returns the environment of the agent as PID 1.
+    pub(crate) fn of_init(boot: BootTimes, cgroup_mount: &Path) -> Arc<Self> {
+        Arc::new(Self {
+            reaper: Reaper::new(ReapScope::Everyone),
+            cgroups: Cgroups::set_up(cgroup_mount).ok(),
+            boot,
+            is_init: true,
+            hello_answered: watch::Sender::new(false),
+            shutdown: watch::Sender::new(false),
+        })
+    }
+
+    /// Collects ended children for as long as it is polled; commands end only while it is.
+    ///
+    /// # Errors
+    ///
+    /// When SIGCHLD cannot be listened to.
+    pub async fn run(&self) -> std::io::Result<()> {
+        use tokio::signal::unix::{SignalKind, signal};
+
+        let mut child_ended = signal(SignalKind::child())?;
+        loop {
+            self.reap();
+            if child_ended.recv().await.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits until the host or the guest asks for the machine to be switched off.
+    pub async fn shutdown_requested(&self) {
+        let mut shutdown = self.shutdown.subscribe();
+        // The sender is `self`, so the wait cannot fail.
+        let _ = shutdown.wait_for(|is_requested| *is_requested).await;
+    }
+
+    /// Waits until a session has been opened for the first time.
+    pub(crate) async fn hello_answered(&self) {
+        let mut answered = self.hello_answered.subscribe();
+        // The sender is `self`, so the wait cannot fail.
+        let _ = answered.wait_for(|is_answered| *is_answered).await;
+    }
+
+    pub(crate) fn note_hello(&self) {
+        self.hello_answered.send_replace(true);
+    }
+
+    pub(crate) fn request_shutdown(&self) {
+        self.shutdown.send_replace(true);
+    }
+
+    pub(crate) fn is_shutting_down(&self) -> bool {
+        *self.shutdown.borrow()
+    }
+
+    /// Collects every end there is and returns whether no child is left.
+    pub(crate) fn reap(&self) -> bool {
+        let is_childless = self.reaper.reap();
+        if let Some(cgroups) = &self.cgroups {
+            cgroups.sweep();
+        }
+        is_childless
+    }
+}
+
+/// Why a session ended other than by the host closing it.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The host's bytes are not yamux, or the byte stream failed.
+    #[error("multiplexed stream failed")]
+    Multiplexer(#[source] yamux::ConnectionError),
+}
+
+/// Serves one session on `stream` until the host closes it.
+///
+/// # Errors
+///
+/// When the host breaks the multiplexing protocol or the stream fails.
+pub async fn serve<S>(stream: S, environment: Arc<Environment>) -> Result<(), SessionError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut connection = Connection::new(stream.compat(), multiplexer(), Mode::Server);
+    let mut operations = JoinSet::new();
+    loop {
+        tokio::select! {
+            inbound = poll_fn(|context| connection.poll_next_inbound(context)) => match inbound {
+                Some(Ok(stream)) => {
+                    let conversation = Conversation::new(stream);
+                    operations.spawn(verbs::answer(conversation, Arc::clone(&environment)));
+                }
+                Some(Err(error)) => return Err(SessionError::Multiplexer(error)),
+                None => return Ok(()),
+            },
+            // A task that panicked has reported that through the panic hook, and its stream was
+            // reset when it was dropped.
+            Some(_) = operations.join_next() => {}
+        }
+    }
+}
+
+fn multiplexer() -> Config {
+    let mut config = Config::default();
+    config.set_max_num_streams(MAX_STREAMS);
+    config.set_max_connection_receive_window(Some(SESSION_WINDOW_BYTES));
+    config
+}

@@ -1,0 +1,69 @@
+//! Opens the session: generations are compared and the guest's clock is set.
+
+use std::sync::Arc;
+
+use rustix::time::{ClockId, Timespec};
+use smolvm_protocol::message::{AgentHello, Event, HostHello, RefusalCode};
+use smolvm_protocol::{GENERATION, OLDEST_GENERATION};
+
+use crate::conversation::{Conversation, Failure};
+use crate::refusal;
+use crate::session::Environment;
+
+/// How far the guest's clock may be off before it is set. The message's own way takes some
+/// milliseconds, so setting it always would make a good clock worse.
+const CLOCK_TOLERANCE_NS: u64 = 50_000_000;
+
+const NANOSECONDS: u64 = 1_000_000_000;
+
+pub(super) async fn run(
+    host: &mut Conversation,
+    hello: &HostHello,
+    environment: &Arc<Environment>,
+) -> Result<(), Failure> {
+    if hello.generation < OLDEST_GENERATION || hello.oldest_generation > GENERATION {
+        let message = format!(
+            "the agent speaks generations {OLDEST_GENERATION} to {GENERATION}, the host {} to {}",
+            hello.oldest_generation, hello.generation
+        );
+        return Err(refusal::refused(RefusalCode::Incompatible, &message).into());
+    }
+    if environment.is_init {
+        set_clock(hello.unix_time_ns);
+    }
+    let answer = AgentHello {
+        generation: GENERATION,
+        oldest_generation: OLDEST_GENERATION,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        capabilities: Vec::new(),
+        kernel_release: rustix::system::uname()
+            .release()
+            .to_string_lossy()
+            .into_owned(),
+        boot: environment.boot,
+    };
+    host.outgoing.send_event(&Event::Hello(answer)).await?;
+    environment.note_hello();
+    Ok(())
+}
+
+/// Sets the clock where it is wrong. A host that names an impossible time changes nothing.
+fn set_clock(unix_time_ns: u64) {
+    let now = rustix::time::clock_gettime(ClockId::Realtime);
+    if nanoseconds(now).is_some_and(|now| now.abs_diff(unix_time_ns) <= CLOCK_TOLERANCE_NS) {
+        return;
+    }
+    let (Ok(tv_sec), Ok(tv_nsec)) = (
+        i64::try_from(unix_time_ns / NANOSECONDS),
+        i64::try_from(unix_time_ns % NANOSECONDS),
+    ) else {
+        return;
+    };
+    let _ = rustix::time::clock_settime(ClockId::Realtime, Timespec { tv_sec, tv_nsec });
+}
+
+fn nanoseconds(time: Timespec) -> Option<u64> {
+    let seconds = u64::try_from(time.tv_sec).ok()?;
+    let rest = u64::try_from(time.tv_nsec).ok()?;
+    seconds.checked_mul(NANOSECONDS)?.checked_add(rest)
+}

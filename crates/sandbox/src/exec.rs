@@ -161,13 +161,11 @@ impl Sandbox {
             .send(request)
             .await
             .map_err(AccessError::Connection)?;
-        let pid = loop {
-            match next_event(&mut connection).await? {
-                Some(Event::Started { pid }) => break pid,
-                Some(Event::Refused(refusal)) => return Err(AccessError::Refused(refusal).into()),
-                Some(_) => return Err(AccessError::Unexpected.into()),
-                None => return Err(self.not_running().await.into()),
-            }
+        let pid = match next_event(&mut connection).await? {
+            Some(Event::Started { pid }) => pid,
+            Some(Event::Refused(refusal)) => return Err(AccessError::Refused(refusal).into()),
+            Some(_) => return Err(AccessError::Unexpected.into()),
+            None => return Err(self.not_running().await.into()),
         };
         let (sink, stream) = connection.split();
         Ok(Process {

@@ -71,7 +71,7 @@ pub enum PlanError {
         image: String,
         /// Why not.
         #[source]
-        source: smolvm_image::RootImageError,
+        source: Box<smolvm_image::RootImageError>,
     },
     /// The plan could not be saved or read.
     #[error(transparent)]
@@ -85,11 +85,12 @@ impl PlanError {
         match self {
             Self::QemuMissing => ErrorKind::Unsupported,
             Self::Accelerator(error) => error.kind(),
-            Self::ImageName { .. }
-            | Self::RootImage {
-                source: smolvm_image::RootImageError::UnknownImage { .. },
-                ..
-            } => ErrorKind::InvalidInput,
+            Self::ImageName { .. } => ErrorKind::InvalidInput,
+            Self::RootImage { source, .. }
+                if matches!(**source, smolvm_image::RootImageError::UnknownImage { .. }) =>
+            {
+                ErrorKind::InvalidInput
+            }
             Self::Cache(_) | Self::Kernel(_) | Self::Initramfs(_) | Self::RootImage { .. } => {
                 ErrorKind::Host
             }
@@ -99,6 +100,27 @@ impl PlanError {
 }
 
 impl SupervisorPlan {
+    /// Returns a plan for the scripted guest.
+    #[cfg(test)]
+    pub(crate) fn for_fake(spec: &SandboxSpec, script: Script, start_timeout_ms: u64) -> Self {
+        Self {
+            version: VERSION,
+            id: spec.id.clone(),
+            lifetime: spec.lifetime,
+            start_timeout_ms,
+            boot: BootPlan {
+                engine: EnginePlan::Fake(script),
+                kernel: PathBuf::new(),
+                initramfs: PathBuf::new(),
+                root_image: PathBuf::new(),
+                overlay: PathBuf::new(),
+                hostname: String::new(),
+                vcpus: spec.vcpus,
+                memory: spec.memory,
+            },
+        }
+    }
+
     /// Saves the plan for the supervisor.
     pub(crate) fn save(&self, directory: &SandboxDir) -> Result<(), RecordError> {
         write_json(&directory.plan(), self)
@@ -207,7 +229,7 @@ fn prepare_files(
     let root_image = smolvm_image::root_image(&cache, &name, progress).map_err(|source| {
         PlanError::RootImage {
             image: image.to_owned(),
-            source,
+            source: Box::new(source),
         }
     })?;
     let kernel = smolvm_image::kernel(&cache, progress)?;

@@ -30,8 +30,8 @@ use smolvm_protocol::message::{AgentHello, Refusal, RefusalCode};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::engine::{BootError, Machine, MachineExit, engine_of};
 use crate::multiplexer::{AgentSession, SessionError};
@@ -96,6 +96,9 @@ struct Started {
     machine: Box<dyn Machine>,
 }
 
+/// The agent's first answer, on its way.
+type Greeting = AbortOnDropHandle<Result<AgentHello, SessionError>>;
+
 /// The driver's state; see the module's drawing.
 struct Supervisor {
     directory: SandboxDir,
@@ -104,7 +107,8 @@ struct Supervisor {
     machine: Box<dyn Machine>,
     session: AgentSession,
     /// The agent's first answer, until it has come.
-    hello: Option<JoinHandle<Result<AgentHello, SessionError>>>,
+    hello: Option<Greeting>,
+    is_ready: bool,
     start_deadline: Instant,
     started: Instant,
     kernel_release: String,
@@ -229,7 +233,10 @@ impl Supervisor {
         let greeter = session.clone();
         let (clients, commands) = Clients::start(listener);
         Self {
-            hello: Some(tokio::spawn(async move { greeter.hello().await })),
+            hello: Some(AbortOnDropHandle::new(tokio::spawn(async move {
+                greeter.hello().await
+            }))),
+            is_ready: false,
             start_deadline: Instant::now() + Duration::from_millis(plan.start_timeout_ms),
             started: Instant::now(),
             kernel_release: String::new(),
@@ -318,6 +325,7 @@ impl Supervisor {
             // A stop came first; the guest is about to be shut down.
             return;
         }
+        self.is_ready = true;
         let elapsed_ms = milliseconds(self.started.elapsed());
         tracing::info!(sandbox = %self.plan.id, elapsed_ms, "sandbox ready");
         self.kernel_release.clone_from(&hello.kernel_release);
@@ -424,23 +432,24 @@ impl Supervisor {
     async fn end(mut self, exit: MachineExit) -> Ended {
         let console_tail = self.console.finish().await;
         let has_panicked = console::shows_panic(&console_tail);
-        let was_ready = self.hello.is_none() && self.failure.is_none();
         let (kind, message) = describe_end(&exit, has_panicked, self.stopping.is_some());
         let transition = match kind {
-            MachineEndKind::Stopped | MachineEndKind::PoweredOff if was_ready => Transition::Ended,
+            MachineEndKind::Stopped | MachineEndKind::PoweredOff if self.is_ready => {
+                Transition::Ended
+            }
             _ => Transition::Fail,
         };
         let failure = self.failure.take();
         let reason = failure
             .as_ref()
             .map_or(&message, |failure| &failure.message);
-        if let Err(error) = self.change(transition, Some(reason).map(String::as_str)) {
+        if let Err(error) = self.change(transition, Some(reason)) {
             tracing::error!(error = %text::chain(&error), "machine's end not recorded");
         }
         tracing::info!(sandbox = %self.plan.id, reason = %message, "machine ended");
         let event = end_event(
             failure,
-            was_ready,
+            self.is_ready,
             MachineEnd {
                 kind,
                 message,
@@ -462,9 +471,7 @@ impl Supervisor {
 }
 
 /// Waits for the agent's first answer; forever when it has come.
-async fn answer(
-    hello: &mut Option<JoinHandle<Result<AgentHello, SessionError>>>,
-) -> Result<AgentHello, SessionError> {
+async fn answer(hello: &mut Option<Greeting>) -> Result<AgentHello, SessionError> {
     match hello {
         Some(task) => task.await.unwrap_or(Err(SessionError::Closed)),
         None => std::future::pending().await,
@@ -561,3 +568,6 @@ impl Ended {
 fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,8 @@
 //!
 //! It exists so that the life cycle can be tested quickly and its failures provoked at will. It
 //! speaks the real protocol over the real multiplexer. Its commands are `true`, `false`, `echo`
-//! (its arguments and a line break), `cat` (its input) and `sleep` (until killed).
+//! (its arguments and a line break), `cat` (its input), `sleep` (until killed) and `crash` (ends
+//! the VMM at the first input).
 
 use std::io;
 
@@ -82,7 +83,14 @@ fn start(script: Script) -> FakeMachine {
                 let _unread = guest_console.write_all(line).await;
                 MachineExit::Reset
             }
-            _ => serve(guest, script).await,
+            _ => {
+                // A machine that is killed takes its connections with it.
+                let mut killed = guest_exit.subscribe();
+                tokio::select! {
+                    exit = serve(guest, script) => exit,
+                    _ = killed.wait_for(Option::is_some) => vmm_ended("killed"),
+                }
+            }
         };
         drop(guest_console);
         guest_exit.send_if_modified(|ended| {
@@ -160,33 +168,33 @@ type OperationStream = Framed<Compat<yamux::Stream>, FrameCodec>;
 async fn serve(stream: DuplexStream, script: Script) -> MachineExit {
     let mut connection =
         yamux::Connection::new(stream.compat(), multiplexer::config(), yamux::Mode::Server);
-    let (shutdown, mut is_shut_down) = watch::channel(false);
+    let (end, mut ending) = watch::channel(None);
     loop {
         let next = std::future::poll_fn(|context| connection.poll_next_inbound(context));
         tokio::select! {
             stream = next => match stream {
                 Some(Ok(stream)) => {
                     let operation = Framed::new(stream.compat(), FrameCodec);
-                    tokio::spawn(operate(operation, script, shutdown.clone()));
+                    tokio::spawn(operate(operation, script, end.clone()));
                 }
                 _ => return vmm_ended("connection lost"),
             },
-            _ = is_shut_down.wait_for(|is_down| *is_down) => return MachineExit::PoweredOff,
+            Ok(exit) = ending.wait_for(Option::is_some) => {
+                return exit.clone().unwrap_or(MachineExit::PoweredOff);
+            }
         }
     }
 }
 
-async fn operate(mut stream: OperationStream, script: Script, shutdown: watch::Sender<bool>) {
+type End = watch::Sender<Option<MachineExit>>;
+
+async fn operate(mut stream: OperationStream, script: Script, end: End) {
     // The host going away in the middle of an operation is not this side's failure.
-    let _host_gone = answer(&mut stream, script, &shutdown).await;
+    let _host_gone = answer(&mut stream, script, &end).await;
     let _closed_already = stream.close().await;
 }
 
-async fn answer(
-    stream: &mut OperationStream,
-    script: Script,
-    shutdown: &watch::Sender<bool>,
-) -> Result<(), FrameError> {
+async fn answer(stream: &mut OperationStream, script: Script, end: &End) -> Result<(), FrameError> {
     let Some(first) = stream.next().await else {
         return Ok(());
     };
@@ -196,10 +204,10 @@ async fn answer(
         Ok(Request::Shutdown) if script == Script::Stubborn => send(stream, &Event::Done).await,
         Ok(Request::Shutdown) => {
             send(stream, &Event::Done).await?;
-            shutdown.send_replace(true);
+            end.send_replace(Some(MachineExit::PoweredOff));
             Ok(())
         }
-        Ok(Request::Exec(exec)) => execute(stream, &exec).await,
+        Ok(Request::Exec(exec)) => execute(stream, &exec, end).await,
         Ok(_) => {
             refuse(
                 stream,
@@ -225,7 +233,7 @@ fn hello(script: Script) -> AgentHello {
     }
 }
 
-async fn execute(stream: &mut OperationStream, exec: &Exec) -> Result<(), FrameError> {
+async fn execute(stream: &mut OperationStream, exec: &Exec, end: &End) -> Result<(), FrameError> {
     let Command::Arguments(arguments) = &exec.command else {
         return refuse(
             stream,
@@ -253,6 +261,12 @@ async fn execute(stream: &mut OperationStream, exec: &Exec) -> Result<(), FrameE
                 .send(Frame::data(FrameKind::Output, line.freeze()))
                 .await?;
             ExitReason::Exited { code: 0 }
+        }
+        Some((&b"crash", _)) => {
+            started(stream).await?;
+            let _any_input = stream.next().await;
+            end.send_replace(Some(vmm_ended("signal: 11 (SIGSEGV)")));
+            return std::future::pending().await;
         }
         Some((&b"cat", _)) => copy_input(stream).await?,
         Some((&b"sleep", _)) => sleep(stream, exec.timeout_ms).await?,

@@ -11,7 +11,9 @@ use smolvm_protocol::{Frame, FrameCodec, FrameError};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::JoinSet;
 use tokio_util::codec::Framed;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::multiplexer::AgentSession;
 use crate::text;
@@ -35,21 +37,26 @@ pub(super) struct Client {
     pub(super) connection: Connection,
 }
 
-/// Accepts clients and carries their bytes.
+/// Accepts clients and carries their bytes. Dropping it ends all of that.
 #[derive(Debug)]
 pub(super) struct Clients {
     streams: Arc<Semaphore>,
+    relays: JoinSet<()>,
+    _acceptor: AbortOnDropHandle<()>,
 }
 
 impl Clients {
     /// Starts to accept clients of `listener`. Returns the queue on which they arrive.
     pub(super) fn start(listener: UnixListener) -> (Self, mpsc::Receiver<Client>) {
         let (sender, receiver) = mpsc::channel(CLIENT_QUEUE);
-        tokio::spawn(accept(listener, sender));
+        let acceptor = AbortOnDropHandle::new(tokio::spawn(accept(listener, sender)));
         // One stream is left for the supervisor itself.
+        let streams = Arc::new(Semaphore::new(MAX_STREAMS - 1));
         (
             Self {
-                streams: Arc::new(Semaphore::new(MAX_STREAMS - 1)),
+                streams,
+                relays: JoinSet::new(),
+                _acceptor: acceptor,
             },
             receiver,
         )
@@ -62,9 +69,10 @@ impl Clients {
     }
 
     /// Makes `connection` a stream to the agent.
-    pub(super) fn relay(&self, session: AgentSession, connection: Connection) {
+    pub(super) fn relay(&mut self, session: AgentSession, connection: Connection) {
         let permit = Arc::clone(&self.streams).try_acquire_owned().ok();
-        tokio::spawn(async move {
+        while self.relays.try_join_next().is_some() {}
+        self.relays.spawn(async move {
             match permit {
                 Some(permit) => relay(session, connection, permit).await,
                 None => {
@@ -99,10 +107,12 @@ async fn send(connection: &mut Connection, reply: &SupervisorReply) -> Result<()
 }
 
 async fn accept(listener: UnixListener, clients: mpsc::Sender<Client>) {
+    let mut arriving = JoinSet::new();
     while !clients.is_closed() {
+        while arriving.try_join_next().is_some() {}
         match listener.accept().await {
             Ok((stream, _)) => {
-                tokio::spawn(receive(stream, clients.clone()));
+                arriving.spawn(receive(stream, clients.clone()));
             }
             Err(error) => {
                 // Out of descriptors: the connections that there are will give some back.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
-use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::text::Tail;
 
@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The console's last lines, once it has ended.
 #[derive(Debug)]
 pub(super) struct ConsoleTail {
-    reader: JoinHandle<Vec<String>>,
+    reader: AbortOnDropHandle<Vec<String>>,
 }
 
 impl ConsoleTail {
@@ -49,7 +49,7 @@ pub(super) fn shows_panic(lines: &[String]) -> bool {
 /// Reads `console` to its end into `path` and remembers its last lines.
 pub(super) fn keep(console: Box<dyn AsyncRead + Send + Unpin>, path: PathBuf) -> ConsoleTail {
     ConsoleTail {
-        reader: tokio::spawn(read(console, path)),
+        reader: AbortOnDropHandle::new(tokio::spawn(read(console, path))),
     }
 }
 

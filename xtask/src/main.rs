@@ -59,7 +59,7 @@ const TASKS: &[Task] = &[
         name: "packages",
         option: None,
         summary: "install the host packages that are missing",
-        run: |_, _| packages::run(),
+        run: |workspace, _| packages::run(workspace),
     },
     Task {
         name: "build",

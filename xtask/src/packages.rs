@@ -5,7 +5,8 @@
 //! without apt-get the task names the programs and leaves the rest to its owner. Nothing is
 //! started when nothing is missing.
 //!
-//! An interrupted installation goes on at the next run: dpkg first finishes what was unpacked.
+//! An interrupted installation goes on at the next run: apt-get waits for what still runs, and
+//! dpkg finishes what was unpacked.
 
 mod apt;
 mod finder;
@@ -16,6 +17,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use crate::TaskResult;
+use crate::workspace::Workspace;
 use apt::Apt;
 use finder::Finder;
 
@@ -106,23 +108,44 @@ impl fmt::Display for PackagesError {
 
 impl Error for PackagesError {}
 
-pub(crate) fn run() -> TaskResult {
+/// File that is there while packages are being installed: a program's file can be in place long
+/// before the libraries it needs.
+const INSTALLING: &str = "xtask-installing-packages";
+
+pub(crate) fn run(workspace: &Workspace) -> TaskResult {
     let finder = Finder::of_host();
     let is_root = is_root();
-    let missing = missing(&finder, is_root);
-    if missing.is_empty() {
+    let installing = workspace.target().join(INSTALLING);
+    let wanted = if installing.exists() {
+        eprintln!("host packages: an earlier installation was interrupted and goes on");
+        needed(is_root)
+    } else {
+        missing(&finder, is_root)
+    };
+    if wanted.is_empty() {
         eprintln!("host packages: nothing is missing");
         return Ok(());
     }
-    eprintln!("host packages: {} missing", missing.len());
-    for requirement in &missing {
-        eprintln!(
-            "  {:<16} {} ({})",
-            requirement.package, requirement.reason, requirement.program
-        );
+    eprintln!("host packages to install:");
+    for Requirement {
+        package,
+        program,
+        reason,
+        ..
+    } in &wanted
+    {
+        eprintln!("  {package:<16} {reason} ({program})");
     }
-    install(&finder, is_root, &missing)?;
-    let still_missing = self::missing(&finder, is_root);
+    let apt = plan(&finder, is_root, &wanted)?;
+    let packages: Vec<_> = wanted
+        .iter()
+        .map(|requirement| requirement.package)
+        .collect();
+    fs::create_dir_all(workspace.target())?;
+    fs::write(&installing, "")?;
+    apt.install(&packages)?;
+    fs::remove_file(&installing)?;
+    let still_missing = missing(&finder, is_root);
     if still_missing.is_empty() {
         Ok(())
     } else {
@@ -133,27 +156,20 @@ pub(crate) fn run() -> TaskResult {
     }
 }
 
-/// Returns the requirements whose programs cannot be found.
-fn missing(finder: &Finder, is_root: bool) -> Vec<&'static Requirement> {
+/// Returns the requirements of this kind of user.
+fn needed(is_root: bool) -> Vec<&'static Requirement> {
     let is_needed = |requirement: &&Requirement| match requirement.needed_by {
         NeededBy::Everyone => true,
         NeededBy::OrdinaryUsers => !is_root,
     };
-    REQUIREMENTS
-        .iter()
-        .filter(is_needed)
-        .filter(|requirement| !finder.has_program(requirement.program))
-        .collect()
+    REQUIREMENTS.iter().filter(is_needed).collect()
 }
 
-fn install(finder: &Finder, is_root: bool, missing: &[&'static Requirement]) -> TaskResult {
-    let apt = plan(finder, is_root, missing)?;
-    let packages: Vec<_> = missing
-        .iter()
-        .map(|requirement| requirement.package)
-        .collect();
-    apt.install(&packages)?;
-    Ok(())
+/// Returns the requirements whose programs cannot be found.
+fn missing(finder: &Finder, is_root: bool) -> Vec<&'static Requirement> {
+    let mut missing = needed(is_root);
+    missing.retain(|requirement| !finder.has_program(requirement.program));
+    missing
 }
 
 /// Decides how packages are installed on this host.

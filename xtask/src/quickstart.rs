@@ -20,7 +20,7 @@ struct Phase {
 const PHASES: &[Phase] = &[
     Phase {
         name: "host packages",
-        run: |_| packages::run(),
+        run: packages::run,
     },
     Phase {
         name: "build",

@@ -15,7 +15,7 @@ use crate::workspace::Workspace;
 use crate::{build, packages};
 
 pub(crate) fn run(workspace: &Workspace) -> TaskResult {
-    packages::run()?;
+    packages::run(workspace)?;
     build::run(workspace)?;
     let has_nextest = succeeds_quietly(&mut cargo(workspace, &["nextest", "--version"]));
     let skips = if has_nextest {

@@ -38,21 +38,28 @@ impl Apt {
     ///
     /// # Errors
     ///
-    /// When dpkg or apt-get fails, even with new lists.
+    /// When dpkg or apt-get fails, even with new lists and every package configured.
     pub(super) fn install(self, packages: &[&str]) -> Result<(), CommandError> {
-        // Finishes an installation that was interrupted; does nothing otherwise.
-        run(&mut self.command("dpkg", &["--configure", "-a"]))?;
-        let has_fresh_lists = has_fresh_lists(
+        if !has_fresh_lists(
             Path::new(LISTS),
             Path::new(LISTS_PARTIAL),
             SystemTime::now(),
-        );
-        if has_fresh_lists && self.install_now(packages).is_ok() {
+        ) {
+            self.update()?;
+        }
+        if self.install_now(packages).is_ok() {
             return Ok(());
         }
-        // Lists of today can still name versions that are gone, so that is tried again as well.
-        run(&mut self.command("apt-get", &["update"]))?;
+        eprintln!("trying again, after what an interrupted installation and old lists need");
+        // Not before: an interrupted apt-get can go on for seconds, dpkg fails as long as it does,
+        // and apt-get above has waited for its end.
+        run(&mut self.command("dpkg", &["--configure", "-a"]))?;
+        self.update()?;
         self.install_now(packages)
+    }
+
+    fn update(self) -> Result<(), CommandError> {
+        run(&mut self.command("apt-get", &["update"]))
     }
 
     fn install_now(self, packages: &[&str]) -> Result<(), CommandError> {

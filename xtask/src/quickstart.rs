@@ -48,7 +48,7 @@ const NEXT_STEPS: &[(&str, &str)] = &[
         "one command, then the sandbox is gone",
     ),
     (
-        "smolvm run python3 -c 'print(6*7)'",
+        "smolvm run -- python3 -c 'print(6*7)'",
         "a program with its arguments",
     ),
     (

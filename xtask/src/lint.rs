@@ -1,4 +1,7 @@
 //! `lint`: everything about the sources that can be checked without running them.
+//!
+//! The documentation is checked with its private items: a module's map names the private modules
+//! behind it, and its readers are the people who work on them.
 
 use crate::TaskResult;
 use crate::command::{cargo, run as run_command};
@@ -19,8 +22,17 @@ pub(crate) fn run(workspace: &Workspace) -> TaskResult {
         ],
     ))?;
     run_command(
-        cargo(workspace, &["doc", "--workspace", "--no-deps", "--locked"])
-            .env("RUSTDOCFLAGS", "-D warnings"),
+        cargo(
+            workspace,
+            &[
+                "doc",
+                "--workspace",
+                "--no-deps",
+                "--document-private-items",
+                "--locked",
+            ],
+        )
+        .env("RUSTDOCFLAGS", "-D warnings"),
     )?;
     Ok(())
 }

@@ -7,6 +7,8 @@ use crate::TaskResult;
 use crate::command::{cargo, run as run_command};
 use crate::workspace::Workspace;
 
+const DOC_FLAGS: &str = "-D warnings -A rustdoc::private-intra-doc-links";
+
 pub(crate) fn run(workspace: &Workspace) -> TaskResult {
     run_command(&mut cargo(workspace, &["fmt", "--all", "--check"]))?;
     run_command(&mut cargo(
@@ -32,7 +34,7 @@ pub(crate) fn run(workspace: &Workspace) -> TaskResult {
                 "--locked",
             ],
         )
-        .env("RUSTDOCFLAGS", "-D warnings"),
+        .env("RUSTDOCFLAGS", DOC_FLAGS),
     )?;
     Ok(())
 }

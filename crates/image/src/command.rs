@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -146,6 +147,8 @@ impl Invocation {
         let path = program.find()?;
         let mut command = Command::new(SETPRIV.find()?);
         command.args(["--pdeathsig", "TERM", "--"]).arg(path);
+        // mmdebstrap hangs up on its whole process group when it fails. That must not be ours.
+        command.process_group(0);
         Ok(Self::with_command(program, directory, command))
     }
 

@@ -41,6 +41,6 @@ pub use overlay::{MIN_OVERLAY_MIB, OverlayError, overlay_template};
 pub use progress::{NoProgress, Progress};
 pub use root_image::{
     DEFAULT_IMAGE, ImageName, ImageNameError, RewriteError, RootImage, RootImageError,
-    prepared_root_image, prepared_root_images, rebuild_root_image, root_image,
+    known_images, prepared_root_image, prepared_root_images, rebuild_root_image, root_image,
 };
 pub use sparse::{CopyError, CopyMethod, copy_sparse};

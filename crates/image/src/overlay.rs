@@ -34,6 +34,7 @@ const MKFS_EXT4: Program = Program {
 ///   file that costs nothing now either: mkfs punches holes.
 /// * `packed_meta_blocks=1`: metadata lies at the front, so copies and snapshots have few extents.
 /// * `^resize_inode`: room for growth online, which no sandbox uses, costs up to 4 MiB.
+#[rustfmt::skip]
 const OPTIONS: &[&str] = &[
     "-q",
     "-F",

@@ -185,6 +185,12 @@ pub fn prepared_root_images(
         .collect()
 }
 
+/// Returns the names of all images there is a recipe for.
+#[must_use]
+pub fn known_images() -> Vec<&'static str> {
+    recipe::ALL.iter().map(|recipe| recipe.name).collect()
+}
+
 fn recipe_of(name: &ImageName) -> Result<&'static Recipe, RootImageError> {
     recipe::ALL
         .iter()

@@ -92,6 +92,7 @@ const DEBIAN: Recipe = Recipe {
         "var/lib/dbus/machine-id",
     ],
     directories: &[
+        // Where sandboxed programs work; the current directory of commands.
         "workspace",
         // Packages that register manual pages as alternatives fail without it.
         "usr/share/man/man1",
@@ -130,7 +131,7 @@ const DEBIAN: Recipe = Recipe {
             content: "force-unsafe-io\n",
         },
     ],
-    // 500 MB unpacked with downloads, 260 MB as an uncompressed image, and room to grow.
+    // 500 MB unpacked with downloads, 120 MB as an image, and room to grow.
     needed_bytes: 1 << 30,
 };
 

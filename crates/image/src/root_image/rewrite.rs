@@ -77,6 +77,10 @@ pub(super) fn rewrite<W: Write>(
         let entry = entry.map_err(RewriteError::Read)?;
         done_bytes += entry.size();
         let path = relative(&entry.path().map_err(RewriteError::Read)?);
+        if path == Path::new(".") {
+            // The writer of the image makes the root directory.
+            continue;
+        }
         let is_replaced = extra.iter().any(|file| Path::new(file.path) == path)
             || recipe.files.iter().any(|file| Path::new(file.path) == path);
         if is_replaced || is_dropped(recipe, &path, entry.header().entry_type()) {

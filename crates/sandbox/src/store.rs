@@ -359,6 +359,19 @@ impl Store {
     ///
     /// When the store cannot be read; what cannot be removed is logged and left.
     pub fn reap(&self) -> Result<Reaped, StoreError> {
+        self.sweep(true)
+    }
+
+    /// Returns what [`Store::reap`] would do now, and does nothing.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read.
+    pub fn reapable(&self) -> Result<Reaped, StoreError> {
+        self.sweep(false)
+    }
+
+    fn sweep(&self, is_reaping: bool) -> Result<Reaped, StoreError> {
         let mut reaped = Reaped::default();
         let names = self.entry_names()?;
         if names.iter().any(|name| is_remains(name)) {
@@ -366,7 +379,9 @@ impl Store {
             for name in self.entry_names()?.iter().filter(|name| is_remains(name)) {
                 let directory = SandboxDir::new(self.root.join(name));
                 if owner_is_dead(&directory) {
-                    remove_tree(directory.path());
+                    if is_reaping {
+                        remove_tree(directory.path());
+                    }
                     reaped.remains += 1;
                 }
             }
@@ -375,14 +390,19 @@ impl Store {
             .iter()
             .filter_map(|name| name.parse::<SandboxId>().ok())
         {
-            if let Err(error) = self.reap_one(&id, &mut reaped) {
+            if let Err(error) = self.sweep_one(&id, is_reaping, &mut reaped) {
                 tracing::warn!(sandbox = %id, %error, "sandbox could not be reaped");
             }
         }
         Ok(reaped)
     }
 
-    fn reap_one(&self, id: &SandboxId, reaped: &mut Reaped) -> Result<(), StoreError> {
+    fn sweep_one(
+        &self,
+        id: &SandboxId,
+        is_reaping: bool,
+        reaped: &mut Reaped,
+    ) -> Result<(), StoreError> {
         let directory = match self.existing(id) {
             Err(StoreError::NotFound { .. }) => return Ok(()),
             found => found?,
@@ -393,23 +413,34 @@ impl Store {
         if !must_be_owned || !owner_is_dead(&directory) {
             return Ok(());
         }
-        let lock = match self.lock(id) {
-            Err(StoreError::NotFound { .. } | StoreError::Busy { .. }) => return Ok(()),
-            lock => lock?,
-        };
-        if spec.lifetime == Lifetime::Leased {
-            self.remove(lock)?;
-            reaped.removed.push(id.to_string());
+        if is_reaping && !self.reap_one(id, spec.lifetime)? {
             return Ok(());
         }
-        let state = lock.directory.read_state()?;
-        if state.state.is_active() {
-            let failed = state.after(Transition::Fail, Some("its supervisor died"))?;
-            lock.directory.write_state(&failed)?;
-            remove_if_there(&lock.directory.socket());
-            reaped.failed.push(id.to_string());
+        match spec.lifetime {
+            Lifetime::Leased => reaped.removed.push(id.to_string()),
+            Lifetime::Persistent => reaped.failed.push(id.to_string()),
         }
         Ok(())
+    }
+
+    /// Deals with a sandbox whose owner seems dead. Returns whether it still was.
+    fn reap_one(&self, id: &SandboxId, lifetime: Lifetime) -> Result<bool, StoreError> {
+        let lock = match self.lock(id) {
+            Err(StoreError::NotFound { .. } | StoreError::Busy { .. }) => return Ok(false),
+            lock => lock?,
+        };
+        if lifetime == Lifetime::Leased {
+            self.remove(lock)?;
+            return Ok(true);
+        }
+        let state = lock.directory.read_state()?;
+        if !state.state.is_active() {
+            return Ok(false);
+        }
+        let failed = state.after(Transition::Fail, Some("its supervisor died"))?;
+        lock.directory.write_state(&failed)?;
+        remove_if_there(&lock.directory.socket());
+        Ok(true)
     }
 
     fn entry_names(&self) -> Result<Vec<String>, StoreError> {

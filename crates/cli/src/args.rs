@@ -1,0 +1,120 @@
+//! The command line as typed.
+
+use clap::{Parser, Subcommand};
+
+use crate::commands::{
+    cleanup, completion, cp, create, delete, exec, info, list, run, setup, shell, start, stop,
+};
+use crate::failure::Family;
+
+/// MicroVM sandboxes: a computer of its own for every program an agent runs.
+#[derive(Debug, Parser)]
+#[command(
+    name = "smolvm",
+    version,
+    arg_required_else_help = true,
+    after_help = "First time here? Try: smolvm run -- uname -a"
+)]
+pub(crate) struct Arguments {
+    /// Print one JSON document to standard output, and nothing else.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    #[command(flatten)]
+    Sandbox(Verb),
+    /// The same commands for sandboxes, by the name of what they work on.
+    #[command(name = "sandbox", subcommand, alias = "sandboxes")]
+    SandboxAlias(Verb),
+    /// Prepare what guests boot from, so that the first run need not.
+    Setup(setup::Args),
+    /// Print the script that completes smolvm's commands in a shell.
+    Completion(completion::Args),
+}
+
+/// What to do with sandboxes.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Run a command in a new sandbox, which is gone afterwards.
+    Run(run::Args),
+    /// Create a sandbox that stays until it is deleted.
+    Create(create::Args),
+    /// Start sandboxes.
+    Start(start::Args),
+    /// List sandboxes: those that run, or all.
+    #[command(visible_alias = "ls", alias = "ps")]
+    List(list::Args),
+    /// Show all that is known of a sandbox.
+    #[command(visible_alias = "inspect")]
+    Info(info::Args),
+    /// Run a command in a running sandbox.
+    Exec(exec::Args),
+    /// Open a shell in a running sandbox.
+    Shell(shell::Args),
+    /// Copy files and directories into a sandbox or out of it.
+    Cp(cp::Args),
+    /// Stop sandboxes; their disks are kept.
+    Stop(stop::Args),
+    /// Delete sandboxes with all their files, running or not.
+    #[command(visible_alias = "rm")]
+    Delete(delete::Args),
+    /// Remove what dead processes have left behind.
+    Cleanup(cleanup::Args),
+}
+
+impl Command {
+    /// Returns the command's name as JSON documents spell it, with dots.
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Self::Sandbox(verb) => verb.name().to_owned(),
+            Self::SandboxAlias(verb) => format!("sandbox.{}", verb.name()),
+            Self::Setup(_) => "setup".to_owned(),
+            Self::Completion(_) => "completion".to_owned(),
+        }
+    }
+
+    /// Returns which exit codes the command has.
+    pub(crate) const fn family(&self) -> Family {
+        match self {
+            Self::Sandbox(Verb::Run(_) | Verb::Exec(_) | Verb::Shell(_))
+            | Self::SandboxAlias(Verb::Run(_) | Verb::Exec(_) | Verb::Shell(_)) => Family::Passing,
+            _ => Family::Managing,
+        }
+    }
+}
+
+impl Verb {
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Run(_) => "run",
+            Self::Create(_) => "create",
+            Self::Start(_) => "start",
+            Self::List(_) => "list",
+            Self::Info(_) => "info",
+            Self::Exec(_) => "exec",
+            Self::Shell(_) => "shell",
+            Self::Cp(_) => "cp",
+            Self::Stop(_) => "stop",
+            Self::Delete(_) => "delete",
+            Self::Cleanup(_) => "cleanup",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn definitions_do_not_contradict_each_other() {
+        Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,64 @@
+//! `info`: all that is known of a sandbox.
+
+use serde_json::json;
+use smolvm_sandbox::{Lifetime, SandboxId, SandboxState};
+
+use crate::context::{Context, colour_of, elapsed_since};
+use crate::failure::Failure;
+use crate::output::Report;
+use crate::{table, text, values};
+
+/// `info` as typed.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Name of the sandbox.
+    #[arg(value_parser = values::sandbox_id)]
+    name: SandboxId,
+}
+
+/// Shows the sandbox.
+pub(crate) async fn run(args: Args, context: &Context) -> Result<Report, Failure> {
+    let sandbox = context.sandbox(&args.name)?;
+    let info = sandbox.info()?;
+    let machine = match info.state {
+        SandboxState::Running => sandbox.status().await.ok(),
+        _ => None,
+    };
+    let mut vm = context.vm_json(&info).await;
+    vm["directory"] = json!(info.directory.to_string_lossy());
+    vm["machine"] = json!(machine);
+    let state = context.paint(colour_of(info.state), info.state.as_str());
+    let since = text::age(elapsed_since(info.since_unix_ms));
+    let mut pairs = vec![
+        ("name", info.spec.id.to_string()),
+        ("status", format!("{state}, since {since}")),
+    ];
+    pairs.extend(info.reason.map(|reason| ("reason", reason)));
+    let lifetime = match info.spec.lifetime {
+        Lifetime::Persistent => "until it is deleted",
+        Lifetime::Leased => "as long as the process that made it",
+    };
+    let disk_size = text::size(u64::from(info.spec.disk.get()) << 20);
+    pairs.extend([
+        ("image", info.spec.image),
+        ("engine", info.engine.unwrap_or_else(|| "-".to_owned())),
+        ("cpus", info.spec.vcpus.get().to_string()),
+        (
+            "memory",
+            text::size(u64::from(info.spec.memory.get()) << 20),
+        ),
+        ("disk", disk_size),
+        ("on host", text::size(info.disk_used_bytes)),
+        ("network", "none".to_owned()),
+        ("lives", lifetime.to_owned()),
+        ("created", text::age(elapsed_since(info.created_unix_ms))),
+    ]);
+    if let Some(machine) = machine {
+        let pid = |pid: Option<u32>| pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
+        pairs.push(("kernel", machine.kernel_release));
+        pairs.push(("supervisor", pid(Some(machine.supervisor_pid))));
+        pairs.push(("vmm", pid(machine.vmm_pid)));
+    }
+    pairs.push(("files", info.directory.display().to_string()));
+    Ok(Report::new(json!({"vm": vm}), table::pairs(&pairs)))
+}

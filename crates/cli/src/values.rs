@@ -1,0 +1,239 @@
+//! Values as people type them: sizes, durations, environment variables, places.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use smolvm_sandbox::{DiskMib, EngineChoice, MemoryMib, SandboxId, VcpuCount};
+
+/// Parses a size with an optional unit; a bare number is MiB.
+fn mebibytes(text: &str) -> Result<u64, String> {
+    let expected = || format!("{text:?} is not a size: use a number of MiB, or a unit as in 1G");
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: f64 = number.parse().map_err(|_| expected())?;
+    let factor = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "m" | "mb" | "mib" => 1.0,
+        "g" | "gb" | "gib" => 1024.0,
+        "t" | "tb" | "tib" => 1024.0 * 1024.0,
+        _ => return Err(expected()),
+    };
+    whole(number * factor).ok_or_else(expected)
+}
+
+/// Returns `number` as an integer, where it is one that is exact.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the range is checked first"
+)]
+fn whole(number: f64) -> Option<u64> {
+    /// 2^53: up to here every integer is a floating-point number.
+    const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
+    ((0.0..=MAX_EXACT).contains(&number) && number.fract() == 0.0).then_some(number as u64)
+}
+
+/// Parses the memory of a sandbox.
+pub(crate) fn memory(text: &str) -> Result<MemoryMib, String> {
+    MemoryMib::try_from(mebibytes(text)?).map_err(|error| error.to_string())
+}
+
+/// Parses the size of a sandbox's disk.
+pub(crate) fn disk(text: &str) -> Result<DiskMib, String> {
+    DiskMib::try_from(mebibytes(text)?).map_err(|error| error.to_string())
+}
+
+/// Parses the number of virtual CPUs.
+pub(crate) fn vcpus(text: &str) -> Result<VcpuCount, String> {
+    let number: u64 = text
+        .parse()
+        .map_err(|_| format!("{text:?} is not a whole number"))?;
+    VcpuCount::try_from(number).map_err(|error| error.to_string())
+}
+
+/// Parses the name of a sandbox.
+pub(crate) fn sandbox_id(text: &str) -> Result<SandboxId, String> {
+    text.parse()
+        .map_err(|error: smolvm_sandbox::SpecError| error.to_string())
+}
+
+/// Parses the name of an engine.
+pub(crate) fn engine(text: &str) -> Result<EngineChoice, String> {
+    match text {
+        "kvm" | "firecracker" | "vz" | "libkrun" => Err(format!(
+            "this version has no engine {text:?}; it has qemu, which uses KVM where KVM is usable"
+        )),
+        _ => text
+            .parse()
+            .map_err(|error: smolvm_sandbox::SpecError| error.to_string()),
+    }
+}
+
+/// Parses a duration: seconds, or a number with one of the units ms, s, m and h.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let expected =
+        || format!("{text:?} is not a duration: use seconds, or a unit as in 500ms, 10s, 2m, 1h");
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: f64 = number.parse().map_err(|_| expected())?;
+    let seconds = match unit.trim() {
+        "ms" => number / 1000.0,
+        "" | "s" => number,
+        "m" => number * 60.0,
+        "h" => number * 3600.0,
+        _ => return Err(expected()),
+    };
+    Duration::try_from_secs_f64(seconds).map_err(|_| expected())
+}
+
+/// Parses a time limit, which must not be zero.
+pub(crate) fn time_limit(text: &str) -> Result<Duration, String> {
+    let limit = duration(text)?;
+    if limit < Duration::from_millis(1) {
+        return Err("a time limit is at least 1ms".to_owned());
+    }
+    Ok(limit)
+}
+
+/// An environment variable as typed: `NAME=VALUE`, or `NAME` to pass the caller's value on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Variable {
+    pub(crate) name: OsString,
+    pub(crate) value: Option<OsString>,
+}
+
+impl From<OsString> for Variable {
+    fn from(typed: OsString) -> Self {
+        let bytes = typed.as_bytes();
+        match bytes.iter().position(|&byte| byte == b'=') {
+            Some(at) => Self {
+                name: OsStr::from_bytes(&bytes[..at]).to_owned(),
+                value: Some(OsStr::from_bytes(&bytes[at + 1..]).to_owned()),
+            },
+            None => Self {
+                name: typed,
+                value: None,
+            },
+        }
+    }
+}
+
+/// A source or destination of a copy: a path of the host, or `NAME:PATH` for one of a sandbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// On the host.
+    Host(PathBuf),
+    /// In a sandbox.
+    Sandbox {
+        /// The sandbox.
+        id: SandboxId,
+        /// The path in it.
+        path: PathBuf,
+    },
+}
+
+impl From<OsString> for Place {
+    fn from(typed: OsString) -> Self {
+        let bytes = typed.as_bytes();
+        let parts = bytes
+            .iter()
+            .position(|&byte| byte == b':')
+            .map(|at| (&bytes[..at], &bytes[at + 1..]));
+        // A name of a sandbox has no slash, so `./a:b` and `/x:y` are paths of the host.
+        match parts {
+            Some((name, path)) => match std::str::from_utf8(name).map(str::parse) {
+                Ok(Ok(id)) => Self::Sandbox {
+                    id,
+                    path: PathBuf::from(OsString::from_vec(path.to_vec())),
+                },
+                _ => Self::Host(typed.into()),
+            },
+            None => Self::Host(typed.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_mebibytes_unless_they_say_otherwise() {
+        let parsed = ["512", "512M", "1G", "1.5GiB", "2 gb", "1T"].map(mebibytes);
+        assert_eq!(
+            parsed,
+            [512, 512, 1024, 1536, 2048, 1 << 20].map(Ok::<u64, String>)
+        );
+    }
+
+    #[test]
+    fn text_that_is_no_size_is_refused() {
+        for text in [
+            "",
+            "G",
+            "1.0001",
+            "-1",
+            "1e3",
+            "1K",
+            "1 2",
+            "9999999999999999999999",
+        ] {
+            assert!(mebibytes(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn durations_are_seconds_unless_they_say_otherwise() {
+        let parsed = ["2", "0.5", "500ms", "2m", "1h"].map(|text| duration(text).expect(text));
+        assert_eq!(
+            parsed.map(|parsed| parsed.as_millis()),
+            [2_000, 500, 500, 120_000, 3_600_000]
+        );
+    }
+
+    #[test]
+    fn text_that_is_no_duration_is_refused() {
+        for text in ["", "s", "-1", "1d", "inf", "nan", "1e400", "1.2.3"] {
+            assert!(duration(text).is_err(), "{text:?}");
+        }
+        assert!(time_limit("0").is_err());
+    }
+
+    #[test]
+    fn engines_of_other_versions_are_named_as_absent() {
+        let message = engine("firecracker").expect_err("not part of this version");
+        assert!(message.contains("it has qemu"), "{message}");
+    }
+
+    #[test]
+    fn variable_is_split_at_its_first_equals_sign() {
+        assert_eq!(
+            Variable::from(OsString::from("A=b=c")),
+            Variable {
+                name: "A".into(),
+                value: Some("b=c".into())
+            }
+        );
+        assert_eq!(Variable::from(OsString::from("A")).value, None);
+    }
+
+    #[test]
+    fn place_with_a_slash_before_its_colon_is_on_the_host() {
+        assert_eq!(
+            Place::from(OsString::from("./a:b")),
+            Place::Host("./a:b".into())
+        );
+        assert_eq!(
+            Place::from(OsString::from("box:/etc/hosts")),
+            Place::Sandbox {
+                id: "box".parse().expect("legal"),
+                path: "/etc/hosts".into()
+            }
+        );
+    }
+}

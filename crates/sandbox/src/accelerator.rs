@@ -114,13 +114,13 @@ pub async fn choose_afresh(
 }
 
 async fn probe_afresh(installation: &Installation) -> Result<ProbeReport, AcceleratorError> {
-    let output = process::run_probe(&installation.vmm)
+    let line = process::run_probe(&installation.vmm)
         .await
         .map_err(|source| AcceleratorError::Run {
             program: installation.vmm.clone(),
             source,
         })?;
-    let report: ProbeReport = serde_json::from_slice(&output).map_err(AcceleratorError::Report)?;
+    let report: ProbeReport = serde_json::from_str(&line).map_err(AcceleratorError::Report)?;
     if report.version != PROBE_VERSION {
         return Err(AcceleratorError::Version {
             found: report.version,

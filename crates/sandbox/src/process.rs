@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use command_fds::{CommandFdExt as _, FdMapping};
+use smolvm_protocol::probe::PROBE_DEADLINE_MS;
 use tokio::process::Child;
 
 use crate::installation::Installation;
@@ -29,7 +30,13 @@ pub const JAIL_COMMAND: &str = "jail";
 pub const LOCK_FD: i32 = 3;
 
 /// Longest time a probe of the host may take; it ends itself well before.
-const PROBE_PATIENCE: Duration = Duration::from_secs(5);
+const PROBE_PATIENCE: Duration = Duration::from_millis(PROBE_DEADLINE_MS);
+
+/// Longest time a program may take to say which version it is.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Longest report of a probe that is read, in bytes. A real one is below 1 KiB.
+const MAX_REPORT_BYTES: u64 = 64 * 1024;
 
 /// A descriptor that a new process gets under a number.
 #[derive(Debug)]
@@ -102,20 +109,39 @@ pub(crate) fn spawn_jailed(
     command.spawn()
 }
 
-/// Runs `smolvm-vmm probe` and returns what it printed.
-pub(crate) async fn run_probe(vmm: &Path) -> io::Result<Vec<u8>> {
-    let output = tokio::process::Command::new(vmm)
+/// Runs `smolvm-vmm probe` and returns the line it prints.
+///
+/// Does not wait for the process to end: a thread of it may be stuck in a broken KVM. It is
+/// killed instead.
+pub(crate) async fn run_probe(vmm: &Path) -> io::Result<String> {
+    use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+
+    let mut child = tokio::process::Command::new(vmm)
         .arg("probe")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()?;
+    let output = child.stdout.take().expect("the output is piped");
+    let mut line = String::new();
+    let mut reader = BufReader::new(output.take(MAX_REPORT_BYTES));
+    tokio::time::timeout(PROBE_PATIENCE, reader.read_line(&mut line))
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    Ok(line)
+}
+
+/// Runs a program of the host that only says something, and returns what it says.
+pub(crate) async fn ask(program: &Path, arguments: &[&str]) -> io::Result<Vec<u8>> {
+    let output = tokio::process::Command::new(program)
+        .args(arguments)
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .kill_on_drop(true)
         .output();
-    let output = tokio::time::timeout(PROBE_PATIENCE, output)
+    let output = tokio::time::timeout(ANSWER_PATIENCE, output)
         .await
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-    if output.status.success() {
-        Ok(output.stdout)
-    } else {
-        Err(io::Error::other(format!("it ended with {}", output.status)))
-    }
+    Ok(output.stdout)
 }

@@ -100,6 +100,22 @@ pub struct SandboxInfo {
     pub directory: PathBuf,
 }
 
+impl SandboxInfo {
+    /// Returns the files that hold what the guest's console said since the machine's last start,
+    /// oldest first. Neither need exist; when the newer one is full, it becomes the older one.
+    #[must_use]
+    pub fn console_logs(&self) -> [PathBuf; 2] {
+        let newer = SandboxDir::new(self.directory.clone()).console_log();
+        [newer.with_extension("log.1"), newer]
+    }
+
+    /// Returns the file that holds what the supervisor had to say. It need not exist.
+    #[must_use]
+    pub fn supervisor_log(&self) -> PathBuf {
+        SandboxDir::new(self.directory.clone()).supervisor_log()
+    }
+}
+
 /// What [`Store::reap`] did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reaped {

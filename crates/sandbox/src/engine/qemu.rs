@@ -12,6 +12,7 @@
 //! supervisor is the end of each. It dies with the supervisor (`PR_SET_PDEATHSIG`, in the jail).
 
 pub mod arguments;
+mod facts;
 mod messages;
 mod qmp;
 
@@ -29,6 +30,7 @@ use tokio::task::JoinHandle;
 use super::{BootError, BootPlan, Capabilities, Engine, EnginePlan, Machine, MachineExit, Stream};
 use crate::jail::JailPlan;
 use crate::process::{self, InheritedFd};
+pub use facts::{MIN_VERSION, QemuFacts, inspect};
 use qmp::{Qmp, ShutdownReason};
 
 /// Descriptor of the agent stream in QEMU.

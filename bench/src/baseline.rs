@@ -1,0 +1,165 @@
+//! The baseline: a plain QEMU microvm whose busybox prints a line.
+
+use std::error::Error;
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::subject::Subject;
+
+/// What the guest's first process prints.
+const LINE: &str = "SMOLVM-BASELINE-READY";
+
+/// Which kernel file the baseline boots; both are the same kernel.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Kernel {
+    /// The compressed file of the Debian package, with only a console on its command line.
+    AsPackaged,
+    /// The file and command line that SmolVM boots.
+    AsSmolvmBootsIt,
+}
+
+/// A plain QEMU with all it boots from.
+#[derive(Debug)]
+pub(crate) struct Baseline {
+    _directory: tempfile::TempDir,
+    qemu: PathBuf,
+    accelerator: &'static str,
+    packaged_kernel: PathBuf,
+    smolvm_kernel: PathBuf,
+    initramfs: PathBuf,
+    clock: String,
+}
+
+impl Baseline {
+    /// Fetches the kernel's and busybox's packages and makes the initramfs.
+    pub(crate) fn prepare(subject: &Subject) -> Result<Self, Box<dyn Error>> {
+        let directory = tempfile::tempdir()?;
+        let root = directory.path();
+        unpack_package("busybox-static", root)?;
+        unpack_package(subject.kernel_package(), root)?;
+        let packaged_kernel = fs::read_dir(root.join("boot"))?
+            .flatten()
+            .map(|entry| entry.path())
+            .find(|path| path.to_string_lossy().contains("vmlinuz"))
+            .ok_or("the kernel's package has no vmlinuz")?;
+        let initramfs = root.join("initramfs");
+        make_initramfs(root, &initramfs)?;
+        Ok(Self {
+            qemu: subject.qemu().to_owned(),
+            accelerator: if subject.is_kvm() { "kvm" } else { "tcg" },
+            packaged_kernel,
+            smolvm_kernel: subject.kernel().to_owned(),
+            initramfs,
+            // Without it one boot in five hangs under software emulation; see
+            // docs/decisions/ on the guest's clock.
+            clock: format!("tsc_early_khz={}", subject.tsc_khz()),
+            _directory: directory,
+        })
+    }
+
+    /// Boots once and returns the time to the line.
+    pub(crate) fn boot(&self, kernel: Kernel) -> Result<Duration, Box<dyn Error>> {
+        let (file, parameters) = match kernel {
+            Kernel::AsPackaged => (
+                &self.packaged_kernel,
+                format!("console=ttyS0 {}", self.clock),
+            ),
+            Kernel::AsSmolvmBootsIt => (
+                &self.smolvm_kernel,
+                format!(
+                    "console=ttyS0 quiet pci=off cryptomgr.notests random.trust_cpu=on {}",
+                    self.clock
+                ),
+            ),
+        };
+        let begun = Instant::now();
+        let mut qemu = Command::new(&self.qemu)
+            .args([
+                "-M",
+                "microvm",
+                "-accel",
+                self.accelerator,
+                "-m",
+                "512",
+                "-nodefaults",
+            ])
+            .args([
+                "-no-user-config",
+                "-no-reboot",
+                "-display",
+                "none",
+                "-serial",
+                "stdio",
+            ])
+            .arg("-kernel")
+            .arg(file)
+            .arg("-initrd")
+            .arg(&self.initramfs)
+            .args(["-append", &parameters])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let output = qemu.stdout.take().ok_or("no output")?;
+        let elapsed = BufReader::new(output)
+            .split(b'\n')
+            .map_while(Result::ok)
+            .find(|line| {
+                line.windows(LINE.len())
+                    .any(|window| window == LINE.as_bytes())
+            })
+            .map(|_| begun.elapsed());
+        qemu.kill()?;
+        qemu.wait()?;
+        elapsed.ok_or_else(|| "the baseline's guest ended without its line".into())
+    }
+}
+
+fn unpack_package(package: &str, into: &Path) -> Result<(), Box<dyn Error>> {
+    let downloads = into.join("downloads").join(package);
+    fs::create_dir_all(&downloads)?;
+    run(Command::new("apt-get")
+        .args(["-q", "download", package])
+        .current_dir(&downloads))?;
+    for file in fs::read_dir(&downloads)?.flatten() {
+        run(Command::new("dpkg-deb")
+            .arg("-x")
+            .arg(file.path())
+            .arg(into))?;
+    }
+    Ok(())
+}
+
+/// Packs busybox and a script that prints the line.
+fn make_initramfs(root: &Path, initramfs: &Path) -> Result<(), Box<dyn Error>> {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let tree = root.join("tree");
+    fs::create_dir_all(tree.join("bin"))?;
+    fs::create_dir_all(tree.join("dev"))?;
+    fs::copy(root.join("bin/busybox"), tree.join("bin/busybox"))?;
+    let script =
+        format!("#!/bin/busybox sh\necho {LINE} > /dev/console\nexec /bin/busybox sleep 1000\n");
+    fs::write(tree.join("init"), script)?;
+    fs::set_permissions(tree.join("init"), fs::Permissions::from_mode(0o755))?;
+    let archive = fs::File::create(initramfs)?;
+    let names = "bin\nbin/busybox\ndev\ninit\n";
+    fs::write(root.join("names"), names)?;
+    run(Command::new(root.join("bin/busybox"))
+        .args(["cpio", "-o", "-H", "newc"])
+        .current_dir(&tree)
+        .stdin(fs::File::open(root.join("names"))?)
+        .stdout(archive))
+}
+
+fn run(command: &mut Command) -> Result<(), Box<dyn Error>> {
+    let status = command.stderr(Stdio::null()).status()?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("{command:?} ended with {status}").into())
+    }
+}

@@ -1,0 +1,128 @@
+//! Measures what SPECIFICATION.md promises: `make bench`.
+//!
+//! Every figure is a median with its spread, taken in one run together with the baseline it is
+//! compared with, in turns, so that a busy machine slows both alike. Ratios are the result;
+//! absolute times say as much about the machine.
+//!
+//! Modules: `baseline` is a plain QEMU; `subject` is SmolVM; `statistics` and `report` do what
+//! they say.
+
+mod baseline;
+mod report;
+mod statistics;
+mod subject;
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use report::Report;
+use statistics::Samples;
+
+/// Boots of each kind. Each takes seconds under software emulation.
+const BOOTS: usize = 10;
+
+/// Warm commands.
+const EXECS: usize = 200;
+
+/// Programs started in the guest by one shell, to find what one start costs there.
+const GUEST_STARTS: u32 = 200;
+
+fn main() -> ExitCode {
+    match measure() {
+        Ok(report) => {
+            report.print();
+            if report.has_broken_promise() {
+                ExitCode::FAILURE
+            } else {
+                ExitCode::SUCCESS
+            }
+        }
+        Err(error) => {
+            report::print_error(&*error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure() -> Result<Report, Box<dyn Error>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let subject = subject::Subject::prepare(&runtime)?;
+    let baseline = baseline::Baseline::prepare(&subject)?;
+    let mut report = Report::new(subject.engine());
+    measure_boots(&subject, &baseline, &mut report)?;
+    measure_warm(&subject, &runtime, &mut report)?;
+    Ok(report)
+}
+
+fn measure_boots(
+    subject: &subject::Subject,
+    baseline: &baseline::Baseline,
+    report: &mut Report,
+) -> Result<(), Box<dyn Error>> {
+    let (mut packaged, mut tuned, mut cold) =
+        (Samples::default(), Samples::default(), Samples::default());
+    for round in 1..=BOOTS {
+        report::progress(&format!("boots: round {round} of {BOOTS}"));
+        packaged.push(baseline.boot(baseline::Kernel::AsPackaged)?);
+        cold.push(subject.cold_run()?);
+        tuned.push(baseline.boot(baseline::Kernel::AsSmolvmBootsIt)?);
+    }
+    report.row("plain QEMU, packaged kernel -> first line", &packaged);
+    report.row(
+        "plain QEMU, SmolVM's kernel file and command line -> first line",
+        &tuned,
+    );
+    report.row("smolvm run: create -> first command's result", &cold);
+    report.promise(
+        "cold boot / plain QEMU",
+        cold.median() / packaged.median(),
+        1.25,
+    );
+    report.ratio(
+        "cold boot / QEMU with SmolVM's kernel",
+        cold.median() / tuned.median(),
+    );
+    Ok(())
+}
+
+fn measure_warm(
+    subject: &subject::Subject,
+    runtime: &tokio::runtime::Runtime,
+    report: &mut Report,
+) -> Result<(), Box<dyn Error>> {
+    report::progress("warm commands");
+    let sandbox = runtime.block_on(subject.start())?;
+    let (mut library, mut command) = (Samples::default(), Samples::default());
+    for _ in 0..EXECS {
+        library.push(runtime.block_on(subject::exec_true(&sandbox))?);
+    }
+    for _ in 0..BOOTS {
+        command.push(subject.exec_command(sandbox.id())?);
+    }
+    let guest_start = runtime.block_on(subject::guest_start(&sandbox, GUEST_STARTS))?;
+    let resident = runtime.block_on(subject::supervisor_resident_mib(&sandbox))?;
+    runtime.block_on(sandbox.delete())?;
+
+    let mut deletes = Samples::default();
+    for round in 1..=BOOTS {
+        report::progress(&format!("deletes: round {round} of {BOOTS}"));
+        deletes.push(runtime.block_on(subject.delete())?);
+    }
+    report.row("warm exec of `true`, library", &library);
+    report.row("warm exec of `true`, smolvm exec", &command);
+    report.value(
+        "fork and exec of `true` inside the guest",
+        guest_start.as_secs_f64() * 1e3,
+        "ms",
+    );
+    report.ratio(
+        "warm exec / fork and exec in the guest",
+        library.median() / guest_start.as_secs_f64(),
+    );
+    report.row("delete -> everything gone", &deletes);
+    report.promise("delete, in ms", deletes.median() * 1e3, 100.0);
+    report.promise("supervisor's resident memory, in MiB", resident, 12.0);
+    Ok(())
+}

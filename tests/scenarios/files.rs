@@ -1,0 +1,124 @@
+//! Files in and out.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+use smolvm_tests::Host;
+
+#[test]
+fn tree_goes_in_and_comes_out_the_same() {
+    let host = Host::new();
+    host.start("box", &[]);
+    let source = host.path().join("tree");
+    fs::create_dir_all(source.join("deep/er")).expect("made");
+    fs::write(source.join("deep/er/data"), [0, 255, 10, 13]).expect("written");
+    fs::write(source.join("run.sh"), "#!/bin/sh\necho ran\n").expect("written");
+    fs::set_permissions(source.join("run.sh"), fs::Permissions::from_mode(0o755)).expect("set");
+    symlink("deep/er/data", source.join("link")).expect("linked");
+    let odd_name = OsStr::from_bytes(b"not \xff utf-8");
+    fs::write(source.join(odd_name), "odd").expect("written");
+
+    let source_text = source.to_str().expect("UTF-8");
+    let _copied = host.smolvm(&["cp", source_text, "box:/root"]).ok();
+    let seen = host.sh(
+        "box",
+        "cd /root/tree && ./run.sh && readlink link && cat link | od -An -tx1",
+    );
+    assert_eq!(seen.ok().text(), "ran\ndeep/er/data\n 00 ff 0a 0d\n");
+
+    let back = host.path().join("back");
+    let _copied = host
+        .smolvm(&["cp", "box:/root/tree", back.to_str().expect("UTF-8")])
+        .ok();
+    assert_eq!(
+        fs::read(back.join("deep/er/data")).expect("copied"),
+        [0, 255, 10, 13]
+    );
+    assert_eq!(
+        fs::read_link(back.join("link"))
+            .expect("a link")
+            .as_os_str(),
+        "deep/er/data"
+    );
+    assert_eq!(fs::read(back.join(odd_name)).expect("copied"), b"odd");
+    let mode = fs::metadata(back.join("run.sh"))
+        .expect("copied")
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o755);
+}
+
+#[test]
+fn archive_of_a_hostile_guest_stays_inside_its_destination() {
+    let host = Host::new();
+    host.start("box", &[]);
+    // A link out of the tree, and below its name a file that would be written through it.
+    let trap = "mkdir -p /root/t && ln -s /tmp /root/t/a && echo x > /tmp/escaped";
+    let _made = host.sh("box", trap).ok();
+    let back = host.path().join("back");
+    let _copied = host
+        .smolvm(&["cp", "box:/root/t", back.to_str().expect("UTF-8")])
+        .ok();
+    assert!(
+        fs::symlink_metadata(back.join("a"))
+            .expect("copied")
+            .is_symlink()
+    );
+}
+
+#[test]
+fn full_disk_of_the_guest_is_named_and_the_sandbox_answers_on() {
+    let host = Host::new();
+    host.start("box", &["--disk-size", "64"]);
+    let full = host.sh("box", "head -c 200M /dev/zero > /root/big");
+    assert_ne!(full.code, 0);
+    assert!(
+        full.errors().contains("No space left on device"),
+        "{}",
+        full.errors()
+    );
+    let _removed = host
+        .sh("box", "rm /root/big && echo room > /root/small")
+        .ok();
+
+    let big = host.path().join("big");
+    fs::write(&big, vec![b'x'; 100 << 20]).expect("written");
+    let refused = host.smolvm(&["cp", big.to_str().expect("UTF-8"), "box:/root/big"]);
+    assert_eq!(refused.code, 1);
+    assert!(refused.errors().contains("space"), "{}", refused.errors());
+    let overlay = host.sandbox("box").join("overlay.img");
+    assert_eq!(
+        fs::metadata(overlay).expect("there").len(),
+        64 << 20,
+        "never larger"
+    );
+}
+
+#[test]
+fn copies_that_cannot_be_made_say_why() {
+    let host = Host::new();
+    host.start("box", &[]);
+    let here = host.path().to_str().expect("UTF-8").to_owned();
+    let missing = host.smolvm(&["cp", "box:/no/such/file", &here]);
+    assert_eq!(missing.code, 1);
+    assert!(
+        missing.errors().contains("/no/such/file"),
+        "{}",
+        missing.errors()
+    );
+    let missing = host.smolvm(&["cp", "/no/such/file", "box:/root"]);
+    assert_eq!(missing.code, 1);
+    assert!(
+        missing.errors().contains("/no/such/file"),
+        "{}",
+        missing.errors()
+    );
+    let relative = host.smolvm(&["cp", "box:relative", &here]);
+    assert!(
+        relative.errors().contains("absolute"),
+        "{}",
+        relative.errors()
+    );
+}

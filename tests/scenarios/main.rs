@@ -1,0 +1,9 @@
+//! End-to-end scenarios over real guests. One module per theme; the fixture is `smolvm_tests`.
+
+mod commands;
+mod death;
+mod engine_contract;
+mod files;
+mod lifecycle;
+mod refusals;
+mod terminal;

@@ -14,6 +14,7 @@ use smolvm_protocol::message::{Event, Refusal};
 use smolvm_protocol::{Frame, FrameCodec, FrameError, FrameKind};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_util::codec::{FramedRead, FramedWrite};
 
 use crate::refusal;
@@ -22,7 +23,7 @@ use crate::refusal;
 /// that is alive sends within milliseconds; this is only so that nothing is kept for ever.
 pub(crate) const INPUT_DEADLINE: Duration = Duration::from_secs(600);
 
-/// How long a finished stream may take to close.
+/// How long the host may be silent on a finished stream before it is dropped.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Frames that blocking work may be ahead of the host: one being sent, one ready.
@@ -65,6 +66,14 @@ impl Conversation {
             incoming: Incoming(FramedRead::new(stream.clone(), FrameCodec)),
             outgoing: Outgoing(FramedWrite::new(stream, FrameCodec)),
         }
+    }
+
+    /// Ends the stream: no more is sent, and what the host is still sending is thrown away until
+    /// it has noticed. A host that writes before it reads would otherwise wait for ever, because
+    /// yamux gives no credit for a stream that is gone.
+    pub(crate) async fn finish(mut self) {
+        self.outgoing.close().await;
+        while let Ok(Some(Ok(_))) = timeout(CLOSE_DEADLINE, self.incoming.next()).await {}
     }
 
     /// Returns the bare stream and what of it was read too far already.
@@ -139,7 +148,7 @@ impl Incoming {
 
     /// Returns the next frame of a request that is not complete yet.
     pub(crate) async fn next_in_time(&mut self) -> Result<Frame, Failure> {
-        match tokio::time::timeout(INPUT_DEADLINE, self.next()).await {
+        match timeout(INPUT_DEADLINE, self.next()).await {
             Ok(Some(result)) => result,
             Ok(None) => Err(Failure::HostGone),
             Err(_) => Err(refusal::malformed("the request was not completed in time").into()),
@@ -166,8 +175,9 @@ impl Outgoing {
     }
 
     /// Ends the stream in this direction.
-    pub(crate) async fn close(mut self) {
-        let _ = tokio::time::timeout(CLOSE_DEADLINE, self.0.close()).await;
+    async fn close(&mut self) {
+        // A stream that cannot be closed is dropped next.
+        let _ = timeout(CLOSE_DEADLINE, self.0.close()).await;
     }
 }
 

@@ -5,6 +5,7 @@
 //! are dropped, and what a dropped command leaves behind is killed by its guard.
 
 use std::future::poll_fn;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::compat::TokioAsyncReadCompatExt;
-use yamux::{Config, Connection, Mode};
+use yamux::{Config, Connection, ConnectionError, Mode};
 
 use crate::cgroups::Cgroups;
 use crate::conversation::Conversation;
@@ -119,7 +120,7 @@ impl Environment {
 pub enum SessionError {
     /// The host's bytes are not yamux, or the byte stream failed.
     #[error("multiplexed stream failed")]
-    Multiplexer(#[source] yamux::ConnectionError),
+    Multiplexer(#[source] ConnectionError),
 }
 
 /// Serves one session on `stream` until the host closes it.
@@ -139,6 +140,9 @@ where
                 Some(Ok(stream)) => {
                     let conversation = Conversation::new(stream);
                     operations.spawn(verbs::answer(conversation, Arc::clone(&environment)));
+                }
+                Some(Err(ConnectionError::Io(error))) if error.kind() == ErrorKind::BrokenPipe => {
+                    return Ok(());
                 }
                 Some(Err(error)) => return Err(SessionError::Multiplexer(error)),
                 None => return Ok(()),

@@ -346,10 +346,22 @@ fn restore_signals(mask: &libc::sigset_t) {
 /// `execve` resets handlers but keeps ignored signals ignored (signal(7)), and the Rust runtime
 /// ignores SIGPIPE. Handlers go too before the mask does, so that none of the agent's runs here.
 fn reset_signals() {
+    // The kernel's struct sigaction, at most this long on any machine; all zeroes is SIG_DFL
+    // (linux/signal_types.h). The C library's own call would leave out the two numbers it uses.
+    let default = [0_u64; 8];
     for number in 1..=MAX_SIGNAL {
-        // SAFETY: SIG_DFL is a legal disposition for every number; the kernel refuses for
-        // SIGKILL, SIGSTOP and the C library's own, which changes nothing.
-        let _ = unsafe { libc::signal(number, libc::SIG_DFL) };
+        // SAFETY: `default` is longer than the structure that the kernel reads, no old one is
+        // asked for, and the last argument is the size of a signal set, 8 bytes. The kernel
+        // refuses for SIGKILL and SIGSTOP, which changes nothing.
+        let _ = unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                number,
+                default.as_ptr(),
+                ptr::null_mut::<u64>(),
+                size_of::<u64>(),
+            )
+        };
     }
     // SAFETY: sigset_t is an array of numbers, for which all zeroes is the empty set.
     let empty: libc::sigset_t = unsafe { std::mem::zeroed() };

@@ -60,7 +60,7 @@ pub(crate) async fn answer(mut conversation: Conversation, environment: Arc<Envi
             .await
             .is_ok()
     {
-        conversation.outgoing.close().await;
+        conversation.finish().await;
     }
 }
 
@@ -97,7 +97,7 @@ async fn run(
     };
     match result {
         Ok(()) => {
-            conversation.outgoing.close().await;
+            conversation.finish().await;
             Ok(())
         }
         Err(failure) => Err((failure, Some(conversation))),

@@ -3,7 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    cleanup, completion, cp, create, delete, exec, info, list, run, setup, shell, start, stop,
+    cleanup, completion, cp, create, delete, doctor, exec, info, list, logs, run, setup, shell,
+    start, stop,
 };
 use crate::failure::Family;
 
@@ -34,6 +35,8 @@ pub(crate) enum Command {
     SandboxAlias(Verb),
     /// Prepare what guests boot from, so that the first run need not.
     Setup(setup::Args),
+    /// Check whether sandboxes work on this host; say why not, and what to do about it.
+    Doctor(doctor::Args),
     /// Print the script that completes smolvm's commands in a shell.
     Completion(completion::Args),
 }
@@ -59,6 +62,8 @@ pub(crate) enum Verb {
     Shell(shell::Args),
     /// Copy files and directories into a sandbox or out of it.
     Cp(cp::Args),
+    /// Show what a sandbox's console said.
+    Logs(logs::Args),
     /// Stop sandboxes; their disks are kept.
     Stop(stop::Args),
     /// Delete sandboxes with all their files, running or not.
@@ -75,6 +80,7 @@ impl Command {
             Self::Sandbox(verb) => verb.name().to_owned(),
             Self::SandboxAlias(verb) => format!("sandbox.{}", verb.name()),
             Self::Setup(_) => "setup".to_owned(),
+            Self::Doctor(_) => "doctor".to_owned(),
             Self::Completion(_) => "completion".to_owned(),
         }
     }
@@ -100,6 +106,7 @@ impl Verb {
             Self::Exec(_) => "exec",
             Self::Shell(_) => "shell",
             Self::Cp(_) => "cp",
+            Self::Logs(_) => "logs",
             Self::Stop(_) => "stop",
             Self::Delete(_) => "delete",
             Self::Cleanup(_) => "cleanup",

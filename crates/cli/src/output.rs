@@ -12,6 +12,7 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
+use smolvm_sandbox::ErrorKind;
 
 use crate::failure::{BROKEN_PIPE, Failure, Family};
 
@@ -47,7 +48,6 @@ pub(crate) fn error_line(line: &str) {
 /// A colour of the terminal, by what it stands for (ECMA-48 §8.3.117, SGR).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Colour {
-    Bold,
     Dim,
     Red,
     Green,
@@ -61,7 +61,6 @@ pub(crate) fn paint(is_shown: bool, colour: Colour, text: &str) -> String {
         return text.to_owned();
     }
     let code = match colour {
-        Colour::Bold => "1",
         Colour::Dim => "2",
         Colour::Red => "1;31",
         Colour::Green => "32",
@@ -111,6 +110,17 @@ pub(crate) fn conclude(
         }
         Ok(()) => ExitCode::from(exit_code),
     }
+}
+
+/// Writes a piece of what comes over time to standard output.
+pub(crate) fn stream(bytes: &[u8]) -> Result<(), Failure> {
+    write_all(bytes).map_err(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe => Failure::quiet(BROKEN_PIPE),
+        _ => Failure::new(
+            ErrorKind::Host,
+            format!("write to standard output: {error}"),
+        ),
+    })
 }
 
 fn document(command: &str, exit_code: u8, data: &Value, failure: Option<&Failure>) -> Vec<u8> {

@@ -124,11 +124,8 @@ pub fn initramfs(
     if let Some(artefact) = cache.find(&key, progress, is_same_agent)? {
         return Ok(Initramfs::from_artefact(&artefact));
     }
-    if metadata.len() > MAX_AGENT_BYTES {
-        return Err(agent_error(io::ErrorKind::FileTooLarge.into()));
-    }
-    let bytes = fs::read(agent).map_err(agent_error)?;
-    check_agent(agent, &bytes)?;
+    let bytes = read_agent(agent)?;
+    check_program(agent, &bytes)?;
     let artefact = cache.obtain(&key, progress, is_same_agent, |staging| {
         step(progress, "packing the initial file system", None, || {
             pack(staging, kernel, &bytes)
@@ -160,8 +157,28 @@ impl Initramfs {
     }
 }
 
-/// Checks that the kernel of a guest can run `bytes` with nothing else in its file system.
-fn check_agent(path: &Path, bytes: &[u8]) -> Result<(), InitramfsError> {
+/// Checks that `agent` is a program that a guest can run with nothing else in its file system.
+///
+/// # Errors
+///
+/// When it cannot be read, or is not a static x86-64 executable.
+pub fn check_agent(agent: &Path) -> Result<(), InitramfsError> {
+    check_program(agent, &read_agent(agent)?)
+}
+
+fn read_agent(path: &Path) -> Result<Vec<u8>, InitramfsError> {
+    let agent_error = |source| InitramfsError::Agent {
+        path: path.to_owned(),
+        source,
+    };
+    let length = fs::metadata(path).map_err(agent_error)?.len();
+    if length > MAX_AGENT_BYTES {
+        return Err(agent_error(io::ErrorKind::FileTooLarge.into()));
+    }
+    fs::read(path).map_err(agent_error)
+}
+
+fn check_program(path: &Path, bytes: &[u8]) -> Result<(), InitramfsError> {
     let not_executable = |source| InitramfsError::AgentNotExecutable {
         path: path.to_owned(),
         source,

@@ -25,6 +25,7 @@ use crate::command::CommandError;
 use crate::digest::Digest;
 use crate::progress::{Progress, step};
 use modules::{BOOT_MODULES, LATE_MODULES};
+pub(crate) use package::{APT_GET, DPKG_DEB};
 use package::{Candidate, Unpacked};
 
 /// File names inside the artefact.

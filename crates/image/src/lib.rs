@@ -22,6 +22,7 @@
 mod cache;
 mod command;
 mod digest;
+mod host;
 mod initramfs;
 mod kernel;
 mod overlay;
@@ -32,7 +33,8 @@ mod sparse;
 pub use cache::{ArtefactKind, Cache, CacheError, Corruption, ManifestError, VerifyReport};
 pub use command::CommandError;
 pub use digest::{Digest, DigestParseError};
-pub use initramfs::{Initramfs, InitramfsError, initramfs};
+pub use host::{HostProgram, host_programs};
+pub use initramfs::{Initramfs, InitramfsError, check_agent, initramfs};
 pub use kernel::{
     BootImageError, ElfKernelError, Kernel, KernelError, ModuleError, kernel, kernel_from_package,
     prepared_kernel, update_kernel,

@@ -20,7 +20,7 @@ pub const MIN_OVERLAY_MIB: u32 = 16;
 /// is where most caches live.
 const MAX_OVERLAY_MIB: u32 = 16 << 20;
 
-const MKFS_EXT4: Program = Program {
+pub(crate) const MKFS_EXT4: Program = Program {
     name: "mkfs.ext4",
     package: "e2fsprogs",
 };

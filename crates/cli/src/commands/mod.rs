@@ -8,10 +8,12 @@ pub(crate) mod completion;
 pub(crate) mod cp;
 pub(crate) mod create;
 pub(crate) mod delete;
+pub(crate) mod doctor;
 pub(crate) mod exec;
 pub(crate) mod info;
 pub(crate) mod jail;
 pub(crate) mod list;
+pub(crate) mod logs;
 pub(crate) mod program_args;
 pub(crate) mod run;
 pub(crate) mod sandbox_args;
@@ -69,6 +71,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<Report, Failure
     match command {
         Command::Sandbox(verb) | Command::SandboxAlias(verb) => dispatch_verb(verb, context).await,
         Command::Setup(args) => setup::run(args, context).await,
+        Command::Doctor(args) => doctor::run(args, context).await,
         Command::Completion(args) => Ok(completion::run(args)),
     }
 }
@@ -87,6 +90,7 @@ async fn dispatch_verb(verb: Verb, context: &Context) -> Result<Report, Failure>
         Verb::Exec(args) => exec::run(args, context).await,
         Verb::Shell(args) => shell::run(args, context).await,
         Verb::Cp(args) => cp::run(args, context).await,
+        Verb::Logs(args) => logs::run(args, context).await,
         Verb::Stop(args) => stop::run(args, context).await,
         Verb::Delete(args) => delete::run(args, context).await,
         Verb::Cleanup(args) => cleanup::run(args, context),

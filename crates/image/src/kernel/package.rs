@@ -27,11 +27,11 @@ const APT_CACHE: Program = Program {
     name: "apt-cache",
     package: "apt",
 };
-const APT_GET: Program = Program {
+pub(crate) const APT_GET: Program = Program {
     name: "apt-get",
     package: "apt",
 };
-const DPKG_DEB: Program = Program {
+pub(crate) const DPKG_DEB: Program = Program {
     name: "dpkg-deb",
     package: "dpkg",
 };

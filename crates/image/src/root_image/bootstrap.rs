@@ -20,11 +20,11 @@ use crate::root_image::recipe::Recipe;
 use crate::root_image::rewrite::{ExtraFile, rewrite};
 use crate::root_image::sources::Sources;
 
-const MMDEBSTRAP: Program = Program {
+pub(crate) const MMDEBSTRAP: Program = Program {
     name: "mmdebstrap",
     package: "mmdebstrap",
 };
-const SQFSTAR: Program = Program {
+pub(crate) const SQFSTAR: Program = Program {
     name: "sqfstar",
     package: "squashfs-tools",
 };

@@ -1,0 +1,150 @@
+//! Checks of what runs guests: the processor, KVM, QEMU, and what confines them.
+
+use smolvm_sandbox::Installation;
+use smolvm_sandbox::accelerator::{self, AcceleratorChoice, AcceleratorError};
+use smolvm_sandbox::engine::Accelerator;
+use smolvm_sandbox::engine::qemu::{self, MIN_VERSION};
+use smolvm_sandbox::jail::{self, FileRestriction};
+use smolvm_sandbox::probe::KvmVerdict;
+
+use super::Check;
+use crate::hints::INSTALL_QEMU;
+use crate::text;
+
+/// The engine that `auto` means in this version, which has no other.
+pub(super) const RESOLVED_ENGINE: &str = "qemu";
+
+/// What choosing an accelerator came to.
+pub(super) type Choice = Result<AcceleratorChoice, AcceleratorError>;
+
+/// Probes the host, whatever was known of it.
+pub(super) async fn accelerator(installation: &Installation) -> Choice {
+    accelerator::choose_afresh(installation).await
+}
+
+pub(super) fn architecture() -> Check {
+    let architecture = std::env::consts::ARCH;
+    if architecture == "x86_64" {
+        Check::pass("processor", architecture)
+    } else {
+        Check::fail(
+            "processor",
+            format!("{architecture}; guests of this version are x86_64"),
+            "use an x86_64 host",
+        )
+    }
+}
+
+/// Checks KVM, without which sandboxes work, but slower.
+pub(super) fn kvm(choice: &Choice) -> Check {
+    let choice = match choice {
+        Ok(choice) => choice,
+        Err(error) => {
+            return Check::fail(
+                "kvm",
+                text::chain(error),
+                "smolvm-vmm belongs beside smolvm; SMOLVM_VMM names it elsewhere",
+            );
+        }
+    };
+    let slower = format!(
+        "{}; guests run in software emulation, slower",
+        choice.reason
+    );
+    match &choice.report.kvm {
+        KvmVerdict::Usable { .. } => Check::pass("kvm", choice.reason.clone()),
+        KvmVerdict::Absent if choice.report.cpu.has_vmx || choice.report.cpu.has_svm => {
+            Check::warn(
+                "kvm",
+                slower,
+                "load its module: sudo modprobe kvm_intel, or kvm_amd",
+            )
+        }
+        KvmVerdict::Absent => Check::warn(
+            "kvm",
+            slower,
+            "switch virtualization on in the firmware, or nested virtualization in the hypervisor \
+             this host is a guest of",
+        ),
+        KvmVerdict::NoPermission { group_name, .. } => {
+            let group = group_name.as_deref().unwrap_or("kvm");
+            let fix = format!("sudo usermod -aG {group} \"$USER\", then log in again");
+            Check::warn("kvm", slower, fix)
+        }
+        KvmVerdict::Busy { .. } => Check::warn(
+            "kvm",
+            slower,
+            "end the other hypervisor on this host, such as VirtualBox",
+        ),
+        KvmVerdict::Emulated { .. } | KvmVerdict::Failing { .. } => Check::warn(
+            "kvm",
+            slower,
+            "nothing on this host; a host with hardware virtualization has a KVM that is usable",
+        ),
+    }
+}
+
+/// Checks QEMU and its own confinement.
+pub(super) async fn qemu(installation: &Installation) -> Vec<Check> {
+    let Some(program) = &installation.qemu else {
+        let detail = "qemu-system-x86_64 is not installed";
+        return vec![Check::fail("qemu", detail, INSTALL_QEMU)];
+    };
+    let facts = match qemu::inspect(program).await {
+        Ok(facts) => facts,
+        Err(error) => {
+            let detail = format!("{} cannot be used: {error}", program.display());
+            return vec![Check::fail("qemu", detail, INSTALL_QEMU)];
+        }
+    };
+    let detail = format!("{}, {}", program.display(), facts.version_text);
+    let version = if facts.version >= MIN_VERSION {
+        Check::pass("qemu", detail)
+    } else {
+        let (major, minor) = MIN_VERSION;
+        let fix = format!("install version {major}.{minor} or newer");
+        Check::fail("qemu", detail, fix)
+    };
+    let seccomp = if facts.has_seccomp {
+        Check::pass("qemu-seccomp", "QEMU can restrict its own system calls")
+    } else {
+        Check::fail(
+            "qemu-seccomp",
+            "this QEMU is built without -sandbox, which machines are started with",
+            INSTALL_QEMU,
+        )
+    };
+    vec![version, seccomp]
+}
+
+/// Says which engine is used, and why.
+pub(super) fn engine(choice: &Choice, installation: &Installation) -> Check {
+    match choice {
+        Ok(choice) if installation.qemu.is_some() => Check::pass(
+            "engine",
+            match choice.accelerator {
+                Accelerator::Kvm => format!("{RESOLVED_ENGINE} with KVM"),
+                Accelerator::SoftwareEmulation => {
+                    format!("{RESOLVED_ENGINE} with software emulation, since KVM is not usable")
+                }
+            },
+        ),
+        _ => Check::fail("engine", "none can run yet", "see the checks above"),
+    }
+}
+
+/// Checks whether the host's kernel can confine the VMM to its files.
+pub(super) fn file_restriction() -> Check {
+    match jail::file_restriction() {
+        FileRestriction::Full => Check::pass("landlock", "the kernel confines VMMs to their files"),
+        FileRestriction::Partial => Check::pass(
+            "landlock",
+            "the kernel confines VMMs to their files; a newer one could confine more",
+        ),
+        FileRestriction::None => Check::warn(
+            "landlock",
+            "the kernel cannot confine VMMs to their files",
+            "boot a kernel of 5.13 or newer with Landlock in its list of security modules (lsm=)",
+        ),
+    }
+}

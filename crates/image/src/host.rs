@@ -1,0 +1,35 @@
+//! What the host must have for artefacts to be prepared, for those who check it beforehand.
+
+use std::path::PathBuf;
+
+use crate::command::Program;
+use crate::kernel::{APT_GET, DPKG_DEB};
+use crate::overlay::MKFS_EXT4;
+use crate::root_image::{MMDEBSTRAP, SQFSTAR};
+
+/// The programs without which something cannot be prepared.
+const PROGRAMS: [Program; 5] = [APT_GET, DPKG_DEB, MKFS_EXT4, MMDEBSTRAP, SQFSTAR];
+
+/// A program of the host that preparing needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostProgram {
+    /// Its name.
+    pub name: &'static str,
+    /// The Debian package that brings it.
+    pub package: &'static str,
+    /// Where it is, when it is installed.
+    pub path: Option<PathBuf>,
+}
+
+/// Returns the programs that preparing needs, installed or not.
+#[must_use]
+pub fn host_programs() -> Vec<HostProgram> {
+    PROGRAMS
+        .iter()
+        .map(|program| HostProgram {
+            name: program.name,
+            package: program.package,
+            path: program.find().ok(),
+        })
+        .collect()
+}

@@ -9,9 +9,9 @@ use smolvm_protocol::{OVERLAY_DISK_SERIAL, ROOT_DISK_SERIAL};
 use super::BootError;
 use super::uevents::Uevents;
 
-/// How long the disks may take to appear. The driver finds them while it is loaded; this is for
-/// a host so slow that even that takes seconds.
-const DISK_PATIENCE: Duration = Duration::from_secs(10);
+/// How long the disks may take to appear. The driver finds them while it is loaded, so a disk
+/// that is not there then has most likely not been given.
+const DISK_PATIENCE: Duration = Duration::from_secs(3);
 
 /// The device nodes of the guest's disks.
 #[derive(Debug)]

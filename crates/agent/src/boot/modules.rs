@@ -58,6 +58,8 @@ fn load_or_report(name: &str, file: io::Result<File>) {
     let result = file.and_then(|file| match rustix::system::finit_module(&file, c"", 0) {
         // It is built in, or loaded already.
         Ok(()) | Err(Errno::EXIST) => Ok(()),
+        // What the kernel calls a symbol that no loaded module exports (finit_module(2)).
+        Err(Errno::NOENT) => Err(io::Error::other("a module it needs is not loaded")),
         Err(errno) => Err(errno.into()),
     });
     if let Err(error) = result {

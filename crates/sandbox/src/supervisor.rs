@@ -327,7 +327,15 @@ impl Supervisor {
         }
         self.is_ready = true;
         let elapsed_ms = milliseconds(self.started.elapsed());
-        tracing::info!(sandbox = %self.plan.id, elapsed_ms, "sandbox ready");
+        tracing::info!(
+            sandbox = %self.plan.id,
+            elapsed_ms,
+            agent_started_ms = hello.boot.agent_started_ms,
+            modules_loaded_ms = hello.boot.modules_loaded_ms,
+            root_ready_ms = hello.boot.root_ready_ms,
+            port_opened_ms = hello.boot.port_opened_ms,
+            "sandbox ready"
+        );
         self.kernel_release.clone_from(&hello.kernel_release);
         let ready = Ready {
             kernel_release: hello.kernel_release,

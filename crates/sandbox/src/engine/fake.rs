@@ -317,11 +317,28 @@ async fn sleep(
     stream: &mut OperationStream,
     timeout_ms: Option<u64>,
 ) -> Result<ExitReason, FrameError> {
+    started(stream).await?;
     let timeout = std::time::Duration::from_millis(timeout_ms.unwrap_or(u64::from(u32::MAX)));
-    match tokio::time::timeout(timeout, copy_input(stream)).await {
+    match tokio::time::timeout(timeout, wait_for_control(stream)).await {
         Ok(reason) => reason,
         Err(_) => Ok(ExitReason::TimedOut),
     }
+}
+
+/// Reads and ignores input until the host asks for the end.
+async fn wait_for_control(stream: &mut OperationStream) -> Result<ExitReason, FrameError> {
+    while let Some(frame) = stream.next().await {
+        let frame = frame?;
+        if matches!(frame.kind, FrameKind::Input | FrameKind::End) {
+            continue;
+        }
+        match frame.parse()? {
+            Control::Kill => return Ok(ExitReason::Killed),
+            Control::Signal { number } => return Ok(ExitReason::Signalled { number }),
+            Control::Resize(_) => {}
+        }
+    }
+    Ok(ExitReason::Killed)
 }
 
 async fn send(stream: &mut OperationStream, event: &Event) -> Result<(), FrameError> {

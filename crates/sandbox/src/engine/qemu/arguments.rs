@@ -22,11 +22,12 @@ pub(super) fn of(plan: &BootPlan, accelerator: Accelerator, tsc_khz: u64) -> Vec
 fn machine(line: &mut CommandLine, plan: &BootPlan, accelerator: Accelerator) {
     // ACPI names the virtio-mmio devices: the stock kernel's driver takes none on its command
     // line. The timer (PIT) stays where there is no KVM clock: the guest measures its local APIC
-    // timer against it.
+    // timer against it. So does the real-time clock: without either clock the kernel waits two
+    // seconds for an answer from the one that is missing.
     let (machine, accel, cpu) = match accelerator {
         Accelerator::Kvm => ("microvm,acpi=on,pit=off,pic=off,rtc=off", "kvm", "host"),
         // `max` has what programs of today expect of a processor, such as SSE4 and AVX2.
-        Accelerator::SoftwareEmulation => ("microvm,acpi=on,rtc=off", "tcg", "max"),
+        Accelerator::SoftwareEmulation => ("microvm,acpi=on,rtc=on", "tcg", "max"),
     };
     line.option("-machine", machine);
     line.option("-accel", accel);

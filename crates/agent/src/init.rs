@@ -22,7 +22,7 @@ use crate::boot::modules::{self, LateModules};
 use crate::boot::mounts::{self, CGROUP_MOUNT};
 use crate::boot::root::Root;
 use crate::boot::uevents::Uevents;
-use crate::boot::{BootError, agent_port, console, hostname, loopback, power};
+use crate::boot::{BootError, agent_port, console, entropy, hostname, loopback, power};
 use crate::port::AgentPort;
 use crate::session::{Environment, serve};
 use crate::{power_button, shutdown};
@@ -87,6 +87,7 @@ fn boot() -> Result<Guest, BootError> {
     hostname::set(&command_line(), root.is_new);
     loopback::switch_on();
     times.root_ready_ms = since_kernel_start_ms();
+    entropy::report_if_missing();
     let port = agent_port::open(&uevents)?;
     times.port_opened_ms = since_kernel_start_ms();
     Ok(Guest {

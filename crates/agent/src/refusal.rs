@@ -11,13 +11,16 @@ const MAX_QUOTED_CHARACTERS: usize = 200;
 
 /// Returns the refusal for an operation on `path` that failed with `error`.
 pub(crate) fn at_path(path: &Path, error: &io::Error) -> Refusal {
-    let quoted: String = path
-        .to_string_lossy()
+    about(&quoted(path), error)
+}
+
+/// Returns `path` as one short line of printable characters.
+pub(crate) fn quoted(path: &Path) -> String {
+    path.to_string_lossy()
         .chars()
         .take(MAX_QUOTED_CHARACTERS)
         .flat_map(char::escape_debug)
-        .collect();
-    about(&quoted, error)
+        .collect()
 }
 
 /// Returns the refusal for something that failed with `error` and is named by `subject`.

@@ -178,22 +178,12 @@ async fn what_is_not_a_regular_file_is_neither_read_nor_replaced() {
     let directory = temporary();
     let fifo = directory.path().join("fifo");
     let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
-    rustix::fs::mknodat(
-        rustix::fs::CWD,
-        &fifo,
-        rustix::fs::FileType::Fifo,
-        mode,
-        0,
-    )
-    .expect("made");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).expect("made");
     let host = Host::with_agent();
     let read = host.read_file(fifo.to_str().expect("text")).await;
     let written = host.send_input(&write(&fifo, 0o600, false), b"x").await;
     let directory_read = host.read_file("/usr").await;
-    assert_eq!(
-        read.expect_err("a FIFO").code,
-        RefusalCode::InvalidInput
-    );
+    assert_eq!(read.expect_err("a FIFO").code, RefusalCode::InvalidInput);
     assert_eq!(refusal_code(&written), RefusalCode::InvalidInput);
     assert_eq!(
         directory_read.expect_err("a directory").code,
@@ -339,8 +329,11 @@ async fn tree_survives_the_round_trip() {
     fs::create_dir_all(source.join("sub")).expect("made");
     fs::write(source.join("sub/program"), vec![5; 200_000]).expect("written");
     fs::write(source.join(&long), "long name").expect("written");
-    fs::set_permissions(source.join("sub/program"), fs::Permissions::from_mode(0o4755))
-        .expect("permitted");
+    fs::set_permissions(
+        source.join("sub/program"),
+        fs::Permissions::from_mode(0o4755),
+    )
+    .expect("permitted");
     fs::set_permissions(source.join("sub"), fs::Permissions::from_mode(0o700)).expect("permitted");
     symlink("../elsewhere", source.join("link")).expect("linked");
     let _socket = std::os::unix::net::UnixListener::bind(source.join("socket")).expect("bound");
@@ -355,7 +348,10 @@ async fn tree_survives_the_round_trip() {
     let answer = host.send_input(&write_tree(&destination), &archive).await;
     assert_eq!(answer, Event::Done);
     let copy = destination.join("source");
-    assert_eq!(fs::read(copy.join("sub/program")).expect("read"), vec![5; 200_000]);
+    assert_eq!(
+        fs::read(copy.join("sub/program")).expect("read"),
+        vec![5; 200_000]
+    );
     assert_eq!(fs::read(copy.join(&long)).expect("read"), b"long name");
     assert_eq!(mode_of(&copy.join("sub/program")), 0o4755);
     assert_eq!(mode_of(&copy.join("sub")), 0o700);

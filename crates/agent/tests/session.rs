@@ -5,9 +5,7 @@ mod host;
 use host::{Host, arguments, refusal_code, shell};
 use serde::Serialize;
 use smolvm_agent::{Environment, serve};
-use smolvm_protocol::message::{
-    Connect, Event, ExitReason, HostHello, RefusalCode, Request,
-};
+use smolvm_protocol::message::{Connect, Event, ExitReason, HostHello, RefusalCode, Request};
 use smolvm_protocol::{Frame, FrameKind, GENERATION, OLDEST_GENERATION};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -67,7 +65,10 @@ async fn unknown_operation_is_named_so_and_the_stream_ends() {
         RefusalCode::UnknownRequest
     );
     assert_eq!(with_content.frame().await, None);
-    assert_eq!(refusal_code(&bare.event().await), RefusalCode::UnknownRequest);
+    assert_eq!(
+        refusal_code(&bare.event().await),
+        RefusalCode::UnknownRequest
+    );
 }
 
 #[tokio::test]
@@ -91,8 +92,17 @@ async fn every_operation_is_known_by_its_name() {
     let host = Host::with_agent();
     // A map whose value is a boolean is no operation's content.
     for name in [
-        "hello", "exec", "read_file", "write_file", "stat", "list", "make_directory", "remove",
-        "read_tree", "write_tree", "connect",
+        "hello",
+        "exec",
+        "read_file",
+        "write_file",
+        "stat",
+        "list",
+        "make_directory",
+        "remove",
+        "read_tree",
+        "write_tree",
+        "connect",
     ] {
         let mut operation = host.open().await;
         let content = std::collections::BTreeMap::from([(name, true)]);

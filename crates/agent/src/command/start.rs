@@ -1,8 +1,10 @@
 //! Starts a resolved command: its descriptors, its cgroup, its process, and the guard over them.
 
+use std::ffi::OsStr;
 use std::fs;
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::Instant;
 
 use rustix::fs::{Mode, OFlags};
@@ -216,39 +218,23 @@ pub(crate) fn resize(controller: impl AsFd, size: TerminalSize) -> Result<(), Er
 }
 
 fn spawn_refusal(error: &SpawnError, plan: &SpawnPlan) -> Refusal {
-    let subject = match error.step {
-        SpawnStep::Directory => plan.directory.to_string_lossy(),
-        SpawnStep::Execute => plan.programs.first().map_or_else(
-            || "command".into(),
-            |program| match plan.programs.len() {
-                1 => program.to_string_lossy(),
-                // It was looked up, so its name is what was asked for.
-                _ => plan.arguments[0].to_string_lossy(),
-            },
-        ),
-        SpawnStep::Credentials => "user".into(),
-        SpawnStep::Clone | SpawnStep::SetUp => "process".into(),
+    let subject = match (error.step, plan.programs.as_slice()) {
+        (SpawnStep::Directory, _) => plan.directory.as_bytes(),
+        (SpawnStep::Execute, [program]) => program.as_bytes(),
+        // It was looked up, so its name is what was asked for.
+        (SpawnStep::Execute, _) => plan
+            .arguments
+            .first()
+            .map_or(&b"command"[..], |name| name.as_bytes()),
+        (SpawnStep::Credentials, _) => b"user",
+        (SpawnStep::Clone | SpawnStep::SetUp, _) => b"process",
     };
-    let mut refusal = refusal::about(
-        &subject
-            .chars()
-            .take(200)
-            .flat_map(char::escape_debug)
-            .collect::<String>(),
-        &io::Error::from(error.errno),
-    );
+    let subject = Path::new(OsStr::from_bytes(subject));
+    let mut refusal = refusal::at_path(subject, &error.errno.into());
     if error.step == SpawnStep::Execute
         && let Some((code, words)) = execute_refusal(error.errno)
     {
-        refusal.code = code;
-        refusal.message = format!(
-            "{}: {words}",
-            subject
-                .chars()
-                .take(200)
-                .flat_map(char::escape_debug)
-                .collect::<String>()
-        );
+        refusal = refusal::refused(code, &format!("{}: {words}", refusal::quoted(subject)));
     }
     refusal
 }
@@ -256,8 +242,7 @@ fn spawn_refusal(error: &SpawnError, plan: &SpawnPlan) -> Refusal {
 /// Tells what `execve` says about programs (execve(2), "ERRORS") from what it says of files.
 fn execute_refusal(errno: Errno) -> Option<(RefusalCode, &'static str)> {
     match errno {
-        Errno::NOENT | Errno::NOTDIR => Some((RefusalCode::CommandNotFound, "command not found")),
-        Errno::NAMETOOLONG | Errno::LOOP => {
+        Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG | Errno::LOOP => {
             Some((RefusalCode::CommandNotFound, "command not found"))
         }
         Errno::ACCESS | Errno::PERM | Errno::ISDIR => {

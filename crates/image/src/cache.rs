@@ -327,6 +327,14 @@ impl ArtefactKind {
             Self::Overlay => "overlay",
         }
     }
+
+    /// Returns the digest that manifests of this kind record for the file `path`.
+    fn digest_of(self, path: &Path) -> io::Result<Digest> {
+        match self {
+            Self::Kernel | Self::Initramfs | Self::RootImage => Digest::of_file(path),
+            Self::Overlay => Digest::of_sparse_file(path),
+        }
+    }
 }
 
 impl Key {
@@ -397,7 +405,7 @@ impl Artefact {
         };
         let mut has_new_stamps = false;
         for record in &mut manifest.files {
-            has_new_stamps |= check_file(directory, record, depth)?;
+            has_new_stamps |= check_file(directory, manifest.kind, record, depth)?;
         }
         if has_new_stamps {
             // The bytes are right, so only the next check would be slower without this.
@@ -411,7 +419,12 @@ impl Artefact {
 }
 
 /// Checks one file; returns whether its record got a new stamp.
-fn check_file(directory: &Path, record: &mut FileRecord, depth: Depth) -> Result<bool, Corruption> {
+fn check_file(
+    directory: &Path,
+    kind: ArtefactKind,
+    record: &mut FileRecord,
+    depth: Depth,
+) -> Result<bool, Corruption> {
     let name = || record.name.clone();
     let path = directory.join(&record.name);
     let unreadable = |source| Corruption::Unreadable {
@@ -435,7 +448,7 @@ fn check_file(directory: &Path, record: &mut FileRecord, depth: Depth) -> Result
     if depth == Depth::Stamps && stamp == record.stamp {
         return Ok(false);
     }
-    let found = Digest::of_file(&path).map_err(unreadable)?;
+    let found = kind.digest_of(&path).map_err(unreadable)?;
     if found != record.sha256 {
         return Err(Corruption::Content {
             name: name(),

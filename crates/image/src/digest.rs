@@ -3,9 +3,12 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::str::FromStr;
 
+use rustix::fs::{SeekFrom, seek};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -13,6 +16,9 @@ use sha2::{Digest as _, Sha256};
 ///
 /// Large enough that system calls do not count, small enough for any cache.
 const READ_BYTES: usize = 128 * 1024;
+
+/// How much of a sparse file is hashed or left out at once; part of what its digest means.
+const SPARSE_BLOCK_BYTES: usize = 64 * 1024;
 
 /// A SHA-256 digest, written as 64 lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -47,6 +53,39 @@ impl Digest {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Returns a digest of the content of the sparse file `path` without reading its holes.
+    ///
+    /// It covers the file's size and every block that is not all zeros, with its position. So it
+    /// depends on the content alone, not on where the holes are, but it is not the SHA-256 of
+    /// the file's bytes: hashing the gigabytes of zeros of an empty disk takes longer than making
+    /// it.
+    pub(crate) fn of_sparse_file(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        let length = file.metadata()?.len();
+        let mut hasher = Sha256::new();
+        hasher.update(length.to_le_bytes());
+        let mut block = vec![0; SPARSE_BLOCK_BYTES];
+        let mut position = 0;
+        while position < length {
+            let data = match seek(&file, SeekFrom::Data(position)) {
+                Ok(data) => data,
+                // lseek(2): ENXIO means that only a hole is left.
+                Err(Errno::NXIO) => break,
+                Err(errno) => return Err(errno.into()),
+            };
+            let start = data - data % SPARSE_BLOCK_BYTES as u64;
+            let size = usize::try_from(length - start).unwrap_or(usize::MAX);
+            let block = &mut block[..size.min(SPARSE_BLOCK_BYTES)];
+            file.read_exact_at(block, start)?;
+            if block.iter().any(|byte| *byte != 0) {
+                hasher.update(start.to_le_bytes());
+                hasher.update(&*block);
+            }
+            position = start + SPARSE_BLOCK_BYTES as u64;
+        }
+        Ok(Self(hasher.finalize().into()))
     }
 
     /// Returns the first 16 digits, enough to tell the artefacts of one cache apart.
@@ -121,5 +160,28 @@ mod tests {
         assert!("E3B0".parse::<Digest>().is_err());
         assert!("E".repeat(64).parse::<Digest>().is_err());
         assert!("é".repeat(32).parse::<Digest>().is_err());
+    }
+
+    #[test]
+    fn the_digest_of_a_sparse_file_depends_on_its_content_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let (sparse, dense) = (
+            directory.path().join("sparse"),
+            directory.path().join("dense"),
+        );
+        let mut content = vec![0; 3 * SPARSE_BLOCK_BYTES + 1000];
+        content[SPARSE_BLOCK_BYTES + 5] = 1;
+        content[3 * SPARSE_BLOCK_BYTES + 999] = 2;
+        std::fs::write(&dense, &content).unwrap();
+        let file = File::create(&sparse).unwrap();
+        file.set_len(content.len() as u64).unwrap();
+        file.write_all_at(&[1], SPARSE_BLOCK_BYTES as u64 + 5)
+            .unwrap();
+        file.write_all_at(&[2], 3 * SPARSE_BLOCK_BYTES as u64 + 999)
+            .unwrap();
+        let digest = Digest::of_sparse_file(&sparse).unwrap();
+        assert_eq!(digest, Digest::of_sparse_file(&dense).unwrap());
+        file.write_all_at(&[1], 0).unwrap();
+        assert_ne!(digest, Digest::of_sparse_file(&sparse).unwrap());
     }
 }

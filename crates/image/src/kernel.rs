@@ -305,3 +305,6 @@ fn listed_modules(artefact: &Artefact, list: &str) -> Result<Vec<PathBuf>, Kerne
     let listed = text.lines().filter(|name| artefact.has(name));
     Ok(listed.map(|name| artefact.path(name)).collect())
 }
+
+#[cfg(test)]
+mod tests;

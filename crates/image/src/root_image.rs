@@ -277,3 +277,6 @@ impl RootImage {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,10 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::cache::manifest::{FileRecord, MANIFEST_FILE, Manifest, Stamp};
 use crate::cache::{
-    Artefact, Cache, CacheError, Depth, Key, available_bytes, io_error, make_directory,
-    make_read_only, unix_ms,
+    Artefact, ArtefactKind, Cache, CacheError, Depth, Key, available_bytes, io_error,
+    make_directory, make_read_only, unix_ms,
 };
-use crate::digest::Digest;
 use crate::progress::{Progress, step};
 
 /// A place to prepare one artefact in. It disappears with this value, published or not.
@@ -140,7 +139,7 @@ impl Cache {
         let output = staging.output();
         let mut files = Vec::new();
         for name in file_names(&output)? {
-            files.push(record_file(&output, name)?);
+            files.push(record_file(&output, key.kind, name)?);
         }
         let manifest = Manifest::new(key.kind, &key.name, unix_ms(), inputs, files);
         write_manifest(&output, &manifest)?;
@@ -206,13 +205,19 @@ fn file_names(directory: &Path) -> Result<Vec<String>, CacheError> {
 }
 
 /// Makes a finished file read-only and durable, and records what it looks like.
-fn record_file(directory: &Path, name: String) -> Result<FileRecord, CacheError> {
+fn record_file(
+    directory: &Path,
+    kind: ArtefactKind,
+    name: String,
+) -> Result<FileRecord, CacheError> {
     let path = directory.join(&name);
     let error = |action, source| io_error(action, &path, source);
     make_read_only(&path).map_err(|source| error("protect", source))?;
     let file = File::open(&path).map_err(|source| error("open", source))?;
     file.sync_all().map_err(|source| error("sync", source))?;
-    let sha256 = Digest::of_file(&path).map_err(|source| error("read", source))?;
+    let sha256 = kind
+        .digest_of(&path)
+        .map_err(|source| error("read", source))?;
     let metadata = file.metadata().map_err(|source| error("examine", source))?;
     Ok(FileRecord {
         name,

@@ -53,6 +53,7 @@ pub(crate) struct Manifest {
 pub(super) struct FileRecord {
     pub(super) name: String,
     pub(super) size_bytes: u64,
+    /// The digest that files of the manifest's kind have, see `ArtefactKind::digest_of`.
     pub(super) sha256: Digest,
     pub(super) stamp: Stamp,
 }

@@ -148,7 +148,7 @@ mod tests {
         );
         assert_eq!(
             &bytes[110..120],
-            b"ab\0\0xyz\0",
+            b"ab\0\0\0\0xyz\0",
             "name and content are padded"
         );
         assert_eq!(bytes.len() % ALIGNMENT, 0);

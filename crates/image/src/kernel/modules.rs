@@ -190,7 +190,7 @@ fn read_module(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// Returns the normalised names of the modules that the module in `bytes` depends on.
-fn dependencies(name: &str, bytes: &[u8]) -> Result<Vec<String>, ModuleError> {
+pub(super) fn dependencies(name: &str, bytes: &[u8]) -> Result<Vec<String>, ModuleError> {
     let error = |source| ModuleError::NotAModule {
         name: name.to_owned(),
         source,

@@ -71,24 +71,24 @@ pub(super) fn build(
     };
     mmdebstrap(recipe, sources, work)?.run(&|line| steps.hear(line), |source| {
         let tree = source.stdout.take().expect("stdout was asked for");
-        write_image(recipe, sources, tree, image, progress)
+        write_image(recipe, &sources.for_image(), tree, image, progress)
     })?;
     steps.finish();
     Ok(())
 }
 
-fn write_image(
+/// Writes the tree in `tree`, as the recipe changes it, into the file `image`.
+pub(super) fn write_image(
     recipe: &Recipe,
-    sources: &Sources,
+    sources_list: &str,
     tree: impl std::io::Read,
     image: &Path,
     progress: &dyn Progress,
 ) -> Result<(), RootImageError> {
     let directory = image.parent().unwrap_or(image);
-    let sources_list = sources.for_image();
     let extra = [ExtraFile {
         path: "etc/apt/sources.list",
-        content: &sources_list,
+        content: sources_list,
     }];
     Invocation::guarded(SQFSTAR, directory)?
         .args(SQFSTAR_OPTIONS)

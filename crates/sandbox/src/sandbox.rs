@@ -426,7 +426,8 @@ impl Sandbox {
     pub async fn delete(mut self) -> Result<(), AccessError> {
         self.lease = None;
         match self.end(&SupervisorRequest::Delete, STOP_PATIENCE).await {
-            Err(AccessError::NotRunning { .. }) => {}
+            // What cannot be read can still be removed; the lock below tells whether it is used.
+            Err(AccessError::NotRunning { .. } | AccessError::Store(StoreError::Record(_))) => {}
             outcome => return outcome,
         }
         let lock = match self.lock.take() {

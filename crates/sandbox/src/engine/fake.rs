@@ -313,32 +313,26 @@ async fn copy_input(stream: &mut OperationStream) -> Result<ExitReason, FrameErr
     Ok(ExitReason::Killed)
 }
 
+/// Runs until it is killed, signalled, or its time is up; its input is not read.
 async fn sleep(
     stream: &mut OperationStream,
     timeout_ms: Option<u64>,
 ) -> Result<ExitReason, FrameError> {
     started(stream).await?;
     let timeout = std::time::Duration::from_millis(timeout_ms.unwrap_or(u64::from(u32::MAX)));
-    match tokio::time::timeout(timeout, wait_for_control(stream)).await {
-        Ok(reason) => reason,
-        Err(_) => Ok(ExitReason::TimedOut),
-    }
-}
-
-/// Reads and ignores input until the host asks for the end.
-async fn wait_for_control(stream: &mut OperationStream) -> Result<ExitReason, FrameError> {
-    while let Some(frame) = stream.next().await {
-        let frame = frame?;
-        if matches!(frame.kind, FrameKind::Input | FrameKind::End) {
-            continue;
+    let killed = async {
+        while let Some(frame) = stream.next().await {
+            match frame?.parse() {
+                Ok(Control::Kill) => break,
+                Ok(Control::Signal { number }) => return Ok(ExitReason::Signalled { number }),
+                Ok(Control::Resize(_)) | Err(_) => {}
+            }
         }
-        match frame.parse()? {
-            Control::Kill => return Ok(ExitReason::Killed),
-            Control::Signal { number } => return Ok(ExitReason::Signalled { number }),
-            Control::Resize(_) => {}
-        }
-    }
-    Ok(ExitReason::Killed)
+        Ok(ExitReason::Killed)
+    };
+    tokio::time::timeout(timeout, killed)
+        .await
+        .unwrap_or(Ok(ExitReason::TimedOut))
 }
 
 async fn send(stream: &mut OperationStream, event: &Event) -> Result<(), FrameError> {

@@ -14,7 +14,7 @@ use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitSta
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
 
 use crate::cache::available_bytes;
 
@@ -36,6 +36,25 @@ const STOP_GRACE: Duration = Duration::from_secs(20);
 
 /// How long a program that has closed its output may take to exit before we call the failure ours.
 const EXIT_GRACE: Duration = Duration::from_millis(500);
+
+/// Passes SIGTERM on to the whole process group, then waits for the program to clean up.
+///
+/// mmdebstrap waits for its children when it is told to stop, and expects them to be told as
+/// well, as a terminal does. The shell gives a background command no stdin of its own accord.
+const GUARD_SCRIPT: &str = r#"
+trap 'trap "" TERM; kill -TERM 0' TERM
+exec 3<&0
+"$@" <&3 3<&- &
+child=$!
+exec <&- 3<&- >&-
+wait "$child"
+status=$?
+while kill -0 "$child" 2>/dev/null; do
+    wait "$child"
+    status=$?
+done
+exit "$status"
+"#;
 
 /// A program of the host and the Debian package that brings it.
 #[derive(Debug, Clone, Copy)]
@@ -101,6 +120,8 @@ pub(crate) struct Invocation {
     program: Program,
     directory: PathBuf,
     command: Command,
+    /// Whether the program leads a process group, all of which is to be stopped.
+    has_own_group: bool,
 }
 
 /// The near ends of a running program's pipes.
@@ -136,7 +157,8 @@ impl Invocation {
         Ok(Self::with_command(program, directory, command))
     }
 
-    /// Prepares a run of `program` that is told to stop when this thread's process dies.
+    /// Prepares a run of `program` that is told to stop when this thread's process dies, together
+    /// with everything it has started.
     ///
     /// For programs that run long and leave much when they are forgotten.
     pub(crate) fn guarded(program: Program, directory: &Path) -> Result<Self, CommandError> {
@@ -146,10 +168,14 @@ impl Invocation {
         };
         let path = program.find()?;
         let mut command = Command::new(SETPRIV.find()?);
-        command.args(["--pdeathsig", "TERM", "--"]).arg(path);
+        command
+            .args(["--pdeathsig", "TERM", "--", "sh", "-c", GUARD_SCRIPT, "sh"])
+            .arg(path);
         // mmdebstrap hangs up on its whole process group when it fails. That must not be ours.
         command.process_group(0);
-        Ok(Self::with_command(program, directory, command))
+        let mut invocation = Self::with_command(program, directory, command);
+        invocation.has_own_group = true;
+        Ok(invocation)
     }
 
     fn with_command(program: Program, directory: &Path, mut command: Command) -> Self {
@@ -165,6 +191,7 @@ impl Invocation {
             program,
             directory: directory.to_owned(),
             command,
+            has_own_group: false,
         }
     }
 
@@ -220,30 +247,33 @@ impl Invocation {
             program: program.name,
             source,
         };
-        let mut child = Guard(
-            self.command
-                .spawn()
-                .map_err(|source| io_error("start", source))?,
-        );
-        let stderr = child.0.stderr.take().expect("stderr is piped");
+        let spawned = self
+            .command
+            .spawn()
+            .map_err(|source| io_error("start", source))?;
+        let mut guard = Guard {
+            child: spawned,
+            has_own_group: self.has_own_group,
+        };
+        let stderr = guard.child.stderr.take().expect("stderr is piped");
         std::thread::scope(|scope| {
             let messages = scope.spawn(|| read_messages(stderr, on_message));
-            let (stdin, stdout) = (child.0.stdin.take(), child.0.stdout.take());
+            let (stdin, stdout) = (guard.child.stdin.take(), guard.child.stdout.take());
             let mut running = Running {
                 program,
-                child: &mut child.0,
+                child: &mut guard.child,
                 stdin,
                 stdout,
             };
             let result = interact(&mut running);
             if result.is_err() && !running.exits_within(EXIT_GRACE) {
                 drop(running);
-                stop(&mut child.0);
+                guard.stop();
                 return result;
             }
             drop(running);
-            let status = child
-                .0
+            let status = guard
+                .child
                 .wait()
                 .map_err(|source| io_error("wait for", source))?;
             // A reader that panicked has no messages; the status still counts.
@@ -295,28 +325,44 @@ impl Running<'_> {
 }
 
 /// Stops the program on every way out that has not waited for it.
-struct Guard(Child);
+struct Guard {
+    child: Child,
+    has_own_group: bool,
+}
 
-impl Drop for Guard {
-    fn drop(&mut self) {
-        stop(&mut self.0);
+impl Guard {
+    /// Asks the program to stop, then makes it.
+    fn stop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(Some(_))) {
+            return;
+        }
+        // Closed pipes end most programs by themselves.
+        drop((self.child.stdin.take(), self.child.stdout.take()));
+        self.signal(Signal::TERM);
+        if !exits_within(&mut self.child, STOP_GRACE) {
+            self.signal(Signal::KILL);
+        }
+        let _ = self.child.wait();
+    }
+
+    /// Signals the program, which has not been waited for, so that its id is still its own.
+    fn signal(&self, signal: Signal) {
+        let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) else {
+            return;
+        };
+        // The leader of a group passes SIGTERM on; only the last resort goes to all at once.
+        if self.has_own_group && signal == Signal::KILL {
+            let _ = kill_process_group(pid, signal);
+        } else {
+            let _ = kill_process(pid, signal);
+        }
     }
 }
 
-/// Asks the program to stop, then makes it.
-fn stop(child: &mut Child) {
-    if matches!(child.try_wait(), Ok(Some(_))) {
-        return;
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.stop();
     }
-    // Closed pipes end most programs by themselves.
-    drop((child.stdin.take(), child.stdout.take()));
-    if let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
-        let _ = kill_process(pid, Signal::TERM);
-    }
-    if !exits_within(child, STOP_GRACE) {
-        let _ = child.kill();
-    }
-    let _ = child.wait();
 }
 
 fn exits_within(child: &mut Child, limit: Duration) -> bool {
@@ -446,5 +492,59 @@ mod tests {
                 Err(running.error("read from", io::ErrorKind::UnexpectedEof.into()))
             });
         assert!(matches!(result, Err(CommandError::Failed { .. })));
+    }
+
+    #[test]
+    fn stopping_a_guarded_program_stops_what_it_started_and_lets_it_clean_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let script = "trap 'wait; echo clean > cleaned; exit 1' TERM; \
+                      (echo started; exec sleep 60) & wait";
+        let guarded = Invocation::guarded(SHELL, directory.path()).unwrap();
+        let guarded = guarded.args(["-c", script]).read_stdout();
+        let started = Instant::now();
+        let result: Result<(), CommandError> = guarded.run(&|_| {}, |running| {
+            let mut line = [0; 8];
+            running
+                .stdout
+                .as_mut()
+                .unwrap()
+                .read_exact(&mut line)
+                .unwrap();
+            Err(running.error("please", io::ErrorKind::Other.into()))
+        });
+        assert!(matches!(
+            result,
+            Err(CommandError::Io {
+                action: "please",
+                ..
+            })
+        ));
+        assert!(
+            started.elapsed() < Duration::from_secs(10),
+            "the sleep was stopped as well"
+        );
+        assert!(directory.path().join("cleaned").exists());
+    }
+
+    #[test]
+    fn a_guarded_program_gets_its_input_and_keeps_its_status() {
+        let guarded = || Invocation::guarded(SHELL, Path::new("/")).unwrap();
+        let copied = guarded().args(["-c", "cat"]).feed_stdin().read_stdout();
+        let copied: Result<Vec<u8>, CommandError> = copied.run(&|_| {}, |running| {
+            let mut stdin = running.stdin.take().unwrap();
+            io::Write::write_all(&mut stdin, b"input").unwrap();
+            drop(stdin);
+            let mut bytes = Vec::new();
+            running
+                .stdout
+                .as_mut()
+                .unwrap()
+                .read_to_end(&mut bytes)
+                .unwrap();
+            Ok(bytes)
+        });
+        assert_eq!(copied.unwrap(), b"input");
+        let error = guarded().args(["-c", "exit 9"]).output().unwrap_err();
+        assert!(matches!(error, CommandError::Failed { status, .. } if status.code() == Some(9)));
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::command::Program;
 use crate::kernel::{APT_GET, DPKG_DEB};
 use crate::overlay::MKFS_EXT4;
-use crate::root_image::{MMDEBSTRAP, SQFSTAR};
+use crate::root_image::{MMDEBSTRAP, NEWUIDMAP, SQFSTAR};
 
 /// The programs without which something cannot be prepared.
 const PROGRAMS: [Program; 5] = [APT_GET, DPKG_DEB, MKFS_EXT4, MMDEBSTRAP, SQFSTAR];
@@ -24,8 +24,12 @@ pub struct HostProgram {
 /// Returns the programs that preparing needs, installed or not.
 #[must_use]
 pub fn host_programs() -> Vec<HostProgram> {
+    // Only mmdebstrap's unshare mode, which ordinary users get, maps user ids.
+    let is_root = rustix::process::geteuid().is_root();
+    let for_users = [NEWUIDMAP].into_iter().filter(|_| !is_root);
     PROGRAMS
-        .iter()
+        .into_iter()
+        .chain(for_users)
         .map(|program| HostProgram {
             name: program.name,
             package: program.package,

@@ -20,7 +20,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-pub(crate) use bootstrap::{MMDEBSTRAP, SQFSTAR};
+pub(crate) use bootstrap::{MMDEBSTRAP, NEWUIDMAP, SQFSTAR};
 pub use rewrite::RewriteError;
 
 use crate::cache::{Artefact, ArtefactKind, Cache, CacheError, Inputs, Key, Staging, is_key_name};

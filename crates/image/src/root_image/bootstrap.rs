@@ -33,7 +33,7 @@ const UNSHARE: Program = Program {
     package: "util-linux",
 };
 /// mmdebstrap's unshare mode maps a range of user ids with it.
-const NEWUIDMAP: Program = Program {
+pub(crate) const NEWUIDMAP: Program = Program {
     name: "newuidmap",
     package: "uidmap",
 };

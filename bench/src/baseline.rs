@@ -39,7 +39,8 @@ impl Baseline {
         let directory = tempfile::tempdir()?;
         let root = directory.path();
         unpack_package("busybox-static", root)?;
-        unpack_package(subject.kernel_package(), root)?;
+        // The package's name and version, which apt wants with an equals sign between them.
+        unpack_package(&subject.kernel_package().replace(' ', "="), root)?;
         let packaged_kernel = fs::read_dir(root.join("boot"))?
             .flatten()
             .map(|entry| entry.path())

@@ -13,6 +13,7 @@ use smolvm_protocol::control::{
 };
 use smolvm_protocol::message::Refusal;
 use smolvm_protocol::{Frame, FrameCodec, FrameError};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixStream;
 use tokio_util::codec::Framed;
 
@@ -322,6 +323,7 @@ impl Sandbox {
         let (spec, _) = directory.read_spec()?;
         let outcome = self.start_locked(&spec, lock, progress, begun).await;
         if outcome.is_err() && spec.lifetime == Lifetime::Leased {
+            self.lease = None;
             self.remove_failed();
         }
         outcome
@@ -349,11 +351,12 @@ impl Sandbox {
             .map_err(spawn_error)?;
         // From here on the supervisor alone holds the lock.
         drop(lock);
-        let mut lease = Framed::new(ours, FrameCodec);
-        let ready = wait_until_ready(&mut lease, &directory).await?;
-        if spec.lifetime == Lifetime::Leased {
-            self.lease = Some(lease);
-        }
+        let lease = Framed::new(ours, FrameCodec);
+        let ready = match spec.lifetime {
+            // Kept from now on, so that whoever gives the start up can still delete.
+            Lifetime::Leased => wait_until_ready(self.lease.insert(lease), &directory).await?,
+            Lifetime::Persistent => wait_until_ready(&mut { lease }, &directory).await?,
+        };
         Ok(StartReport {
             engine: plan.boot.engine.describe(),
             ready,
@@ -424,7 +427,9 @@ impl Sandbox {
     ///
     /// When it does not exist, another command is changing it, or a file cannot be removed.
     pub async fn delete(mut self) -> Result<(), AccessError> {
-        self.lease = None;
+        if let Some(lease) = self.lease.take() {
+            return self.give_back(lease).await;
+        }
         match self.end(&SupervisorRequest::Delete, STOP_PATIENCE).await {
             // What cannot be read can still be removed; the lock below tells whether it is used.
             Err(AccessError::NotRunning { .. } | AccessError::Store(StoreError::Record(_))) => {}
@@ -435,6 +440,25 @@ impl Sandbox {
             None => self.store.lock(&self.id)?,
         };
         Ok(self.store.remove(lock)?)
+    }
+
+    /// Ends the lease and waits until the supervisor has removed everything, which is when it
+    /// closes its end.
+    async fn give_back(&self, mut lease: Connection) -> Result<(), AccessError> {
+        // A supervisor that has gone already needs no telling.
+        let _gone = lease.get_mut().shutdown().await;
+        let closed = async { while let Some(Ok(_)) = lease.next().await {} };
+        if tokio::time::timeout(STOP_PATIENCE, closed).await.is_err() {
+            return Err(AccessError::Silent {
+                id: self.id.clone(),
+            });
+        }
+        // Left only by a supervisor that died before it was done.
+        match self.store.lock(&self.id) {
+            Ok(lock) => Ok(self.store.remove(lock)?),
+            Err(StoreError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     async fn end(

@@ -89,7 +89,7 @@ impl AccountFiles {
                 shell: FALLBACK_SHELL,
             }
             .account()),
-            (None, None) => Err(unknown("user")),
+            (None, None) => Err(unknown("user", user)),
         }
     }
 
@@ -103,7 +103,7 @@ impl AccountFiles {
             .map(|record| record.gid)
             .or_else(|| parse_id(group.as_bytes()))
             .map(Gid::from_raw)
-            .ok_or_else(|| unknown("group"))
+            .ok_or_else(|| unknown("group", group))
     }
 
     fn groups_of(&self, name: &[u8], primary: Gid) -> Vec<Gid> {
@@ -223,8 +223,8 @@ fn parse_id(text: &[u8]) -> Option<u32> {
     (number != u32::MAX).then_some(number)
 }
 
-fn unknown(what: &str) -> Refusal {
-    let message = format!("the {what} does not exist in the guest");
+fn unknown(what: &str, name: &str) -> Refusal {
+    let message = format!("the {what} {name:?} does not exist in the guest");
     refusal::refused(RefusalCode::UnknownUser, &message)
 }
 
@@ -311,6 +311,8 @@ mod tests {
             .expect_err("no such group");
         assert_eq!(user.code, RefusalCode::UnknownUser);
         assert_eq!(group.code, RefusalCode::UnknownUser);
+        assert!(user.message.contains("nobody-here"), "{}", user.message);
+        assert!(group.message.contains("nothing"), "{}", group.message);
     }
 
     #[test]

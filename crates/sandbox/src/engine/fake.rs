@@ -2,8 +2,8 @@
 //!
 //! It exists so that the life cycle can be tested quickly and its failures provoked at will. It
 //! speaks the real protocol over the real multiplexer. Its commands are `true`, `false`, `echo`
-//! (its arguments and a line break), `cat` (its input), `sleep` (until killed) and `crash` (ends
-//! the VMM at the first input).
+//! (its arguments and a line break), `cat` (its input), `sleep` (until killed), `stuck`
+//! (never, and reads nothing) and `crash` (ends the VMM at the first input).
 
 use std::io;
 
@@ -262,12 +262,20 @@ async fn execute(stream: &mut OperationStream, exec: &Exec, end: &End) -> Result
                 .await?;
             ExitReason::Exited { code: 0 }
         }
+        Some((&b"stuck", _)) => {
+            started(stream).await?;
+            return std::future::pending().await;
+        }
         Some((&b"crash", _)) => {
             started(stream).await?;
             let _any_input = stream.next().await;
             end.send_replace(Some(vmm_ended("signal: 11 (SIGSEGV)")));
             return std::future::pending().await;
         }
+        // Without input, it reads what /dev/null has.
+        Some((&b"cat", _)) if !exec.stdin => started(stream)
+            .await
+            .map(|()| ExitReason::Exited { code: 0 })?,
         Some((&b"cat", _)) => copy_input(stream).await?,
         Some((&b"sleep", _)) => sleep(stream, exec.timeout_ms).await?,
         _ => {

@@ -1,5 +1,7 @@
 //! Connections of clients: one operation each.
 
+use std::io;
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +10,7 @@ use smolvm_protocol::control::{SupervisorReply, SupervisorRequest};
 use smolvm_protocol::message::{Refusal, RefusalCode};
 use smolvm_protocol::multiplex::MAX_STREAMS;
 use smolvm_protocol::{Frame, FrameCodec, FrameError};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncWriteExt as _, Interest, copy_bidirectional_with_sizes};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -164,8 +166,36 @@ async fn relay(session: AgentSession, mut connection: Connection, _permit: Owned
         return;
     }
     drop(parts.read_buf);
-    // Either side going away ends the operation; dropping the stream tells the agent.
-    let _ended =
-        tokio::io::copy_bidirectional_with_sizes(&mut client, &mut agent, RELAY_BYTES, RELAY_BYTES)
-            .await;
+    let Ok(hang_up) = HangUp::of(&client) else {
+        return;
+    };
+    // Either side going away ends the operation. The stream is then dropped, which resets it:
+    // an end in order would stand in line behind bytes that the guest may never read.
+    tokio::select! {
+        _ended = copy_bidirectional_with_sizes(&mut client, &mut agent, RELAY_BYTES, RELAY_BYTES) => {}
+        () = hang_up.wait() => {}
+    }
+}
+
+/// Tells when the other end of a socket is closed in both directions.
+struct HangUp(UnixStream);
+
+impl HangUp {
+    fn of(socket: &UnixStream) -> io::Result<Self> {
+        let copy = socket.as_fd().try_clone_to_owned()?;
+        Ok(Self(UnixStream::from_std(copy.into())?))
+    }
+
+    async fn wait(&self) {
+        // epoll(7) reports EPOLLHUP, which closes both directions, whatever was asked for; tokio
+        // shows it to whoever waits for room to write. Half a close does not show here.
+        while let Ok(ready) = self.0.ready(Interest::WRITABLE).await {
+            if ready.is_write_closed() {
+                return;
+            }
+            // Nothing is written: this only forgets that there is room, to wait for news.
+            let wait = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+            let _would_block = self.0.try_io(Interest::WRITABLE, wait);
+        }
+    }
 }

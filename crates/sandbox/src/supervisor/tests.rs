@@ -122,7 +122,7 @@ fn exec(words: &[&str]) -> Exec {
         environment: Vec::new(),
         working_directory: None,
         user: None,
-        stdin: false,
+        stdin: true,
         terminal: None,
         timeout_ms: None,
     }
@@ -383,6 +383,28 @@ async fn command_that_does_not_exist_is_refused_as_such() {
         .await
         .expect_err("refused");
     assert_eq!(error.kind(), ErrorKind::NotFound);
+    sandbox.stop(Duration::ZERO).await.expect("stopped");
+    fixture.ended().await;
+}
+
+#[tokio::test]
+async fn client_that_goes_frees_its_operation_though_its_input_was_never_read() {
+    let fixture = Fixture::ready(Script::Ready, Lifetime::Persistent).await;
+    let sandbox = fixture.sandbox();
+    let mut process = sandbox.exec(exec(&["stuck"])).await.expect("started");
+    // More than every buffer on the way holds, so that the end stands behind unread bytes.
+    let writing = process.input.write(vec![0; 16 << 20].into());
+    let stalled = tokio::time::timeout(Duration::from_millis(200), writing).await;
+    assert!(stalled.is_err(), "somebody read it");
+    drop(process);
+    let freed = async {
+        while sandbox.status().await.expect("running").open_streams > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, freed)
+        .await
+        .expect("freed in time");
     sandbox.stop(Duration::ZERO).await.expect("stopped");
     fixture.ended().await;
 }

@@ -12,6 +12,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod build;
 mod ci;
 mod command;
@@ -72,6 +73,12 @@ const TASKS: &[Task] = &[
         option: None,
         summary: "run all tests, also those that boot microVMs, and count the skipped ones",
         run: |workspace, _| test::run(workspace),
+    },
+    Task {
+        name: "bench",
+        option: None,
+        summary: "measure what SPECIFICATION.md promises, beside a baseline",
+        run: |workspace, _| bench::run(workspace),
     },
     Task {
         name: "fmt",

@@ -54,6 +54,12 @@ const REQUIREMENTS: &[Requirement] = &[
         needed_by: NeededBy::Everyone,
     },
     Requirement {
+        program: "sqfstar",
+        package: "squashfs-tools",
+        reason: "packs the root image",
+        needed_by: NeededBy::Everyone,
+    },
+    Requirement {
         program: "mke2fs",
         package: "e2fsprogs",
         reason: "formats the disks that sandboxes write to",

@@ -28,7 +28,7 @@ const PHASES: &[Phase] = &[
     },
     Phase {
         name: "kernel and image",
-        run: |workspace| smolvm(workspace, &["setup"]),
+        run: setup,
     },
     Phase {
         name: "first command",
@@ -69,6 +69,11 @@ pub(crate) fn run(workspace: &Workspace) -> TaskResult {
     }
     eprint!("\n{}\n{}", time_table(&times), next_steps());
     Ok(())
+}
+
+/// Prepares the kernel and the default image.
+pub(crate) fn setup(workspace: &Workspace) -> TaskResult {
+    smolvm(workspace, &["setup"])
 }
 
 /// Runs the `smolvm` that was just built, passing its output on.

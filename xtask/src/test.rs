@@ -12,11 +12,12 @@ use crate::TaskResult;
 use crate::command::{CommandError, cargo, check, line, run as run_command, succeeds_quietly};
 use crate::skips::{self, Skip};
 use crate::workspace::Workspace;
-use crate::{build, packages};
+use crate::{build, packages, quickstart};
 
 pub(crate) fn run(workspace: &Workspace) -> TaskResult {
     packages::run(workspace)?;
     build::run(workspace)?;
+    quickstart::setup(workspace)?;
     let has_nextest = succeeds_quietly(&mut cargo(workspace, &["nextest", "--version"]));
     let skips = if has_nextest {
         with_nextest(workspace)?

@@ -1,0 +1,21 @@
+//! `bench`: measures what SPECIFICATION.md promises, beside a baseline in the same run.
+//!
+//! Fails when a promise is broken. It is not part of CI: a figure that a busy machine can change
+//! must not decide whether a change is right.
+
+use std::process::Command;
+
+use crate::TaskResult;
+use crate::command::{cargo, run as run_command};
+use crate::workspace::Workspace;
+use crate::{build, packages, quickstart};
+
+pub(crate) fn run(workspace: &Workspace) -> TaskResult {
+    packages::run(workspace)?;
+    build::run(workspace)?;
+    quickstart::setup(workspace)?;
+    let arguments = ["build", "--release", "--locked", "--package=smolvm-bench"];
+    run_command(&mut cargo(workspace, &arguments))?;
+    run_command(&mut Command::new(workspace.release().join("smolvm-bench")))?;
+    Ok(())
+}

@@ -231,7 +231,12 @@ mod tests {
         let missing = missing(&host.finder(), true);
         assert_eq!(
             packages(&missing),
-            ["qemu-system-x86", "mmdebstrap", "e2fsprogs"]
+            [
+                "qemu-system-x86",
+                "mmdebstrap",
+                "squashfs-tools",
+                "e2fsprogs"
+            ]
         );
     }
 
@@ -242,6 +247,7 @@ mod tests {
             &[
                 "usr/bin/qemu-system-x86_64",
                 "usr/bin/mmdebstrap",
+                "usr/bin/sqfstar",
                 "usr/sbin/mke2fs",
             ],
         );
@@ -251,7 +257,10 @@ mod tests {
 
     #[test]
     fn host_without_apt_is_told_the_programs_and_why() {
-        let host = FakeHost::new("no-apt", &["usr/bin/mmdebstrap", "usr/sbin/mke2fs"]);
+        let host = FakeHost::new(
+            "no-apt",
+            &["usr/bin/mmdebstrap", "usr/bin/sqfstar", "usr/sbin/mke2fs"],
+        );
         let missing = missing(&host.finder(), true);
         let error = plan(&host.finder(), true, &missing).expect_err("there is no apt-get");
         assert_eq!(
@@ -263,7 +272,10 @@ mod tests {
 
     #[test]
     fn ordinary_user_without_sudo_is_told_the_command() {
-        let host = FakeHost::new("no-sudo", &["usr/bin/apt-get", "usr/sbin/mke2fs"]);
+        let host = FakeHost::new(
+            "no-sudo",
+            &["usr/bin/apt-get", "usr/bin/sqfstar", "usr/sbin/mke2fs"],
+        );
         let missing = missing(&host.finder(), false);
         let error = plan(&host.finder(), false, &missing).expect_err("there is no sudo");
         assert_eq!(

@@ -1,7 +1,7 @@
 //! The commands, one file each, and how one is run.
 //!
-//! A command's `Args` are what was typed. It returns a [`Report`](crate::output::Report) or a
-//! [`Failure`](crate::failure::Failure) and prints nothing itself, but for what streams.
+//! A command's `Args` are what was typed. It returns a [`Report`] or a
+//! [`Failure`] and prints nothing itself, but for what streams.
 
 pub(crate) mod cleanup;
 pub(crate) mod completion;

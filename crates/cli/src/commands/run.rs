@@ -52,9 +52,8 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<Report, Failure
     let mut sink = Sink::new(context.settings.is_json);
     let ended = session::run(&sandbox, exec, &mut sink, &mut interrupts).await;
     // However the command ended: first the sandbox goes, then it is said how it ended.
-    drop(sandbox);
     if !args.keep {
-        context.remove(&spec.id).await?;
+        sandbox.delete().await?;
     }
     let end = ended?;
     let mut report = program_args::report(&spec.id, &end, sink);
@@ -97,8 +96,10 @@ async fn started(
     match outcome {
         Ok(report) => Ok((sandbox, report)),
         Err(failure) => {
-            drop(sandbox);
-            context.remove(&spec.id).await?;
+            // Fails where the start has cleaned up already, or a supervisor does not listen yet.
+            if sandbox.delete().await.is_err() {
+                context.remove(&spec.id).await?;
+            }
             Err(failure)
         }
     }

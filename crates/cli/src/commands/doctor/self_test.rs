@@ -73,7 +73,10 @@ async fn measure(spec: SandboxSpec, context: &Context) -> Result<Measured, Failu
     let mut sandbox = Sandbox::create(installation, spec, activity.progress()).await?;
     let report = sandbox.start(activity.progress()).await?;
     let asked = Instant::now();
-    let said = ask(&sandbox).await?;
+    let said = ask(&sandbox).await;
+    let command = asked.elapsed();
+    sandbox.delete().await?;
+    let said = said?;
     if said != format!("{WORD}\n") {
         let message = format!("the command said {said:?} instead of {WORD:?}");
         return Err(Failure::new(
@@ -86,7 +89,7 @@ async fn measure(spec: SandboxSpec, context: &Context) -> Result<Measured, Failu
         kernel: report.ready.kernel_release,
         preparation: report.preparation,
         boot: report.boot,
-        command: asked.elapsed(),
+        command,
     })
 }
 

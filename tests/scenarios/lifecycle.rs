@@ -1,6 +1,6 @@
 //! Creating, stopping, starting again, deleting, by name and several at once.
 
-use smolvm_tests::Host;
+use smolvm_tests::{Host, terminate};
 
 #[test]
 fn files_survive_stop_and_start() {
@@ -114,4 +114,18 @@ fn doctors_self_test_boots_a_guest() {
         .ok()
         .json();
     assert_eq!(report["data"]["summary"]["failures"], 0, "{report:#}");
+}
+
+#[test]
+fn host_that_shuts_down_ends_its_guests_in_order() {
+    let host = Host::new();
+    host.start("box", &[]);
+    // Nothing of this is on the disk yet: the guest has to be asked to write it.
+    let _written = host.sh("box", "echo kept > /root/note").ok();
+    terminate(host.process("supervise"));
+    host.wait_until("the guest's end", |host| host.processes().is_empty());
+    let info = host.smolvm(&["info", "box", "--json"]).ok().json();
+    assert_eq!(info["data"]["vm"]["status"], "stopped", "{info:#}");
+    let _started = host.smolvm(&["start", "box"]).ok();
+    assert_eq!(host.sh("box", "cat /root/note").ok().text(), "kept\n");
 }

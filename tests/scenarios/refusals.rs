@@ -1,6 +1,8 @@
 //! Bad input and missing parts: a one-line reason, the right exit code, nothing left behind.
 
 use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use smolvm_tests::Host;
 
@@ -110,10 +112,9 @@ fn missing_qemu_is_said_with_the_package_that_has_it() {
 }
 
 #[test]
-fn kernel_that_is_none_is_a_failure_of_the_start_and_not_a_hang() {
+fn missing_disk_fails_the_start_by_name_and_does_not_hang() {
     let host = Host::new();
     let _created = host.smolvm(&["create", "--name", "box"]).ok();
-    // The overlay is gone: QEMU cannot open its disk.
     fs::remove_file(host.sandbox("box").join("overlay.img")).expect("there");
     let outcome = host.smolvm(&["start", "box"]);
     assert_eq!(outcome.code, 1);
@@ -138,4 +139,49 @@ fn damaged_description_is_named_and_the_sandbox_can_be_deleted() {
     );
     let _deleted = host.smolvm(&["delete", "box"]).ok();
     assert_eq!(host.remains(), Vec::<String>::new());
+}
+
+#[test]
+fn damaged_cache_file_is_noticed_made_again_and_told() {
+    let cache = tempfile::tempdir().expect("directory");
+    let host =
+        Host::new().with_environment("SMOLVM_CACHE_DIR", cache.path().to_str().expect("UTF-8"));
+    copy_prepared_cache(cache.path());
+    let initramfs = find(cache.path(), "initramfs.cpio");
+    let mut bytes = fs::read(&initramfs).expect("readable");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x10;
+    fs::write(&initramfs, &bytes).expect("written");
+
+    let outcome = host.smolvm(&["run", "--", "echo", "fine"]).ok();
+    assert_eq!(outcome.text(), "fine\n");
+    assert!(outcome.errors().contains("damaged"), "{}", outcome.errors());
+    let again = host.smolvm(&["run", "--", "echo", "fine"]).ok();
+    assert!(!again.errors().contains("damaged"), "{}", again.errors());
+}
+
+/// Copies what `smolvm setup` has prepared for this user.
+fn copy_prepared_cache(to: &Path) {
+    let prepared = smolvm_tests::cache_dir();
+    let copy = Command::new("cp")
+        .arg("-a")
+        .arg(prepared.join("."))
+        .arg(to)
+        .status();
+    assert!(copy.expect("cp runs").success());
+}
+
+/// Returns the file below `directory` whose name starts with `name`.
+fn find(directory: &Path, name: &str) -> PathBuf {
+    let mut unseen = vec![directory.to_owned()];
+    while let Some(directory) = unseen.pop() {
+        for entry in fs::read_dir(directory).expect("readable").flatten() {
+            if entry.file_type().expect("known").is_dir() {
+                unseen.push(entry.path());
+            } else if entry.file_name().to_string_lossy().starts_with(name) {
+                return entry.path();
+            }
+        }
+    }
+    panic!("no {name} in the cache");
 }

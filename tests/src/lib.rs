@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 /// Longest time anything in a scenario may take: boots are a few seconds each on a busy host.
@@ -310,9 +311,38 @@ pub fn wait(child: &mut Child) -> i32 {
 ///
 /// When there is no such process.
 pub fn kill(pid: u32) {
+    send(pid, Signal::KILL);
+}
+
+/// Asks a process to end (signal 15), as a host does that shuts down.
+///
+/// # Panics
+///
+/// When there is no such process.
+pub fn terminate(pid: u32) {
+    send(pid, Signal::TERM);
+}
+
+fn send(pid: u32, signal: Signal) {
     let raw = i32::try_from(pid).expect("a process ID");
     let pid = rustix::process::Pid::from_raw(raw).expect("not zero");
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("killable");
+    rustix::process::kill_process(pid, signal).expect("alive");
+}
+
+/// Returns the user's cache of kernels and images, where `smolvm` looks for it.
+///
+/// # Panics
+///
+/// When the environment does not say where that is.
+#[must_use]
+pub fn cache_dir() -> PathBuf {
+    if let Some(directory) = std::env::var_os("SMOLVM_CACHE_DIR") {
+        return directory.into();
+    }
+    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let base = base
+        .unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").expect("a home")).join(".cache"));
+    base.join("smolvm")
 }
 
 /// Returns the path of a program of this project, as `cargo xtask build` leaves it.

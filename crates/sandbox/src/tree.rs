@@ -84,10 +84,8 @@ impl Sandbox {
         let (pieces, mut queue) = mpsc::channel(PIECE_QUEUE);
         let packed = source.to_owned();
         let packer = tokio::task::spawn_blocking(move || pack(&packed, &name, pieces));
-        let mut copied = 0;
         let mut refused = None;
         while let Some(piece) = queue.recv().await {
-            copied += u64::try_from(piece.len()).unwrap_or(u64::MAX);
             if let Err(error) = writer.write(piece).await {
                 // The guest's reason; the packer then ends for want of a reader.
                 refused = Some(error);
@@ -101,7 +99,7 @@ impl Sandbox {
         if let Some(error) = refused {
             return Err(error.into());
         }
-        packed.map_err(|source_error| host_error("read", source, source_error))?;
+        let copied = packed.map_err(|source_error| host_error("read", source, source_error))?;
         writer.finish().await?;
         Ok(copied)
     }
@@ -195,8 +193,9 @@ fn host_error(action: &'static str, path: &Path, source: io::Error) -> CopyError
     }
 }
 
-/// Writes an archive of `source` to `pieces`, with `name` in place of the source's own.
-fn pack(source: &Path, name: &OsString, pieces: mpsc::Sender<Bytes>) -> io::Result<()> {
+/// Writes an archive of `source` to `pieces`, with `name` in place of the source's own. Returns
+/// the bytes of its files.
+fn pack(source: &Path, name: &OsString, pieces: mpsc::Sender<Bytes>) -> io::Result<u64> {
     let mut archive = tar::Builder::new(io::BufWriter::with_capacity(
         MAX_DATA_BYTES,
         PieceWriter { pieces },
@@ -212,7 +211,25 @@ fn pack(source: &Path, name: &OsString, pieces: mpsc::Sender<Bytes>) -> io::Resu
         let message = "it is neither a file nor a directory";
         return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
     }
-    archive.into_inner()?.flush()
+    archive.into_inner()?.flush()?;
+    Ok(file_bytes(source, &metadata))
+}
+
+/// Returns the bytes of the regular files in a tree, as far as they can be seen.
+fn file_bytes(path: &Path, metadata: &fs::Metadata) -> u64 {
+    if metadata.is_file() {
+        return metadata.len();
+    }
+    let Ok(entries) = fs::read_dir(path) else {
+        return 0;
+    };
+    let inside = entries
+        .flatten()
+        .filter_map(|entry| Some((entry.path(), entry.metadata().ok()?)));
+    inside
+        .filter(|(_, metadata)| metadata.is_file() || metadata.is_dir())
+        .map(|(path, metadata)| file_bytes(&path, &metadata))
+        .sum()
 }
 
 /// Unpacks the archive of `reader` into `destination`. Returns the bytes of its files.

@@ -184,6 +184,11 @@ impl Steps<'_> {
         let step = line
             .strip_prefix("I: ")
             .and_then(|text| text.strip_suffix("..."));
+        // This one names a path that means nothing to anybody else.
+        let step = step.map(|step| match step.starts_with("removing tempdir") {
+            true => "removing temporary files",
+            false => step,
+        });
         if let Some(step) = step.filter(|step| !step.starts_with("finding out")) {
             let mut current = self
                 .current

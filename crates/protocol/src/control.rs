@@ -66,8 +66,6 @@ pub struct MachineStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LeaseEvent {
-    /// A phase of the start is over.
-    PhaseEnded(StartPhase),
     /// The agent has answered: the sandbox can be used.
     Ready(Ready),
     /// The sandbox could not be started; the supervisor ends.
@@ -99,15 +97,6 @@ pub enum MachineEndKind {
     GuestPanicked,
     /// The VMM ended by itself or was killed.
     VmmDied,
-}
-
-/// A phase of the start that is over.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StartPhase {
-    /// What was done, such as `machine started`.
-    pub name: String,
-    /// How long it took, in milliseconds.
-    pub elapsed_ms: u64,
 }
 
 /// What is known once the agent has answered.

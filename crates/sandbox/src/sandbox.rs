@@ -575,12 +575,11 @@ async fn wait_until_ready(
     lease: &mut Connection,
     directory: &SandboxDir,
 ) -> Result<Ready, StartError> {
-    while let Some(Ok(frame)) = lease.next().await {
+    if let Some(Ok(frame)) = lease.next().await {
         match frame.parse::<LeaseEvent>() {
-            Ok(LeaseEvent::PhaseEnded(_)) => {}
             Ok(LeaseEvent::Ready(ready)) => return Ok(ready),
             Ok(LeaseEvent::Failed(failure)) => return Err(StartError::Failed(failure)),
-            Ok(LeaseEvent::Ended(_)) | Err(_) => break,
+            Ok(LeaseEvent::Ended(_)) | Err(_) => {}
         }
     }
     Err(StartError::SupervisorDied {

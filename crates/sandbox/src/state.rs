@@ -1,17 +1,11 @@
 //! The life cycle of a sandbox: its states and the changes between them.
 //!
 //! ```text
-//!              start            agent answered
-//!   created ----------> starting -------------> running
-//!      ^                 |    |                  |   |
-//!      |  (create)       |    | failed           |   | machine ended by itself
-//!                        |    v                  |   v
-//!              stop      |   error <-------------+  error / stopped
-//!                        v    |                  |
-//!                     stopping <-----------------+  stop
-//!                        |    | start
-//!                        v    v
-//!                     stopped --- start ---> starting
+//!   created, stopped, error      --start-->  starting   a supervisor takes over
+//!   starting                     --ready-->  running    the agent has answered
+//!   starting, running            --stop--->  stopping   somebody asked for the end
+//!   running, stopping            --ended-->  stopped    the machine has ended in order
+//!   starting, running, stopping  --fail--->  error      it could not start, or died
 //! ```
 //!
 //! The owner of a sandbox's lock is the only writer of its state: its supervisor while there is
@@ -115,7 +109,7 @@ mod tests {
         Transition::Fail,
     ];
 
-    /// The drawing above, written as the list of its arrows.
+    /// The table above, written as the list of its arrows.
     const ARROWS: [(SandboxState, Transition, SandboxState); 11] = [
         (
             SandboxState::Created,
@@ -171,14 +165,14 @@ mod tests {
     ];
 
     #[test]
-    fn exactly_the_drawn_arrows_are_allowed() {
+    fn exactly_the_stated_changes_are_allowed() {
         for state in SandboxState::ALL {
             for transition in TRANSITIONS {
-                let drawn = ARROWS
+                let stated = ARROWS
                     .iter()
                     .find(|(from, by, _)| (*from, *by) == (state, transition))
                     .map(|(_, _, to)| *to);
-                assert_eq!(state.after(transition), drawn, "{state:?} {transition:?}");
+                assert_eq!(state.after(transition), stated, "{state:?} {transition:?}");
             }
         }
     }

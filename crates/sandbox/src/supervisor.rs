@@ -120,6 +120,8 @@ struct Supervisor {
     clients: Clients,
     terminate: Signal,
     stopping: Option<Stopping>,
+    /// The guest's answer to the request to shut down, until it has come.
+    shutdown: Option<AbortOnDropHandle<Result<(), SessionError>>>,
     /// Why the start failed, while the machine is being ended for it.
     failure: Option<StartFailure>,
 }
@@ -252,6 +254,7 @@ impl Supervisor {
             clients,
             terminate,
             stopping: None,
+            shutdown: None,
             failure: None,
         }
     }
@@ -268,6 +271,7 @@ impl Supervisor {
             tokio::select! {
                 exit = self.machine.wait() => return self.end(exit).await,
                 hello = answer(&mut self.hello) => self.agent_answered(hello).await,
+                asked = answer(&mut self.shutdown) => self.shutdown_answered(asked).await,
                 Some(client) = self.commands.recv() => self.serve(client).await,
                 notice = self.lease.notice() => self.lease_changed(notice),
                 _ = self.terminate.recv() => self.stop(HOST_SHUTDOWN_GRACE_MS, None, false),
@@ -420,12 +424,20 @@ impl Supervisor {
             self.machine.kill();
         } else if is_first {
             let session = self.session.clone();
-            tokio::spawn(async move {
-                // A guest that cannot be asked is killed when its time is up.
-                if let Err(error) = session.shut_down().await {
-                    tracing::warn!(error = %text::chain(&error), "guest not asked to shut down");
-                }
-            });
+            let asking = tokio::spawn(async move { session.shut_down().await });
+            self.shutdown = Some(AbortOnDropHandle::new(asking));
+        }
+    }
+
+    /// Turns to the power button when the agent cannot be asked; when that does not help either,
+    /// the guest is killed once its time is up.
+    async fn shutdown_answered(&mut self, answer: Result<(), SessionError>) {
+        self.shutdown = None;
+        if let Err(error) = answer {
+            tracing::warn!(error = %text::chain(&error), "agent not asked to shut down");
+            if let Err(error) = self.machine.press_power_button().await {
+                tracing::warn!(%error, "power button not pressed");
+            }
         }
     }
 
@@ -478,9 +490,11 @@ impl Supervisor {
     }
 }
 
-/// Waits for the agent's first answer; forever when it has come.
-async fn answer(hello: &mut Option<Greeting>) -> Result<AgentHello, SessionError> {
-    match hello {
+/// Waits for an answer of the agent; forever when none is on its way.
+async fn answer<T>(
+    task: &mut Option<AbortOnDropHandle<Result<T, SessionError>>>,
+) -> Result<T, SessionError> {
+    match task {
         Some(task) => task.await.unwrap_or(Err(SessionError::Closed)),
         None => std::future::pending().await,
     }

@@ -114,6 +114,8 @@ impl From<ExecError> for Failure {
     fn from(error: ExecError) -> Self {
         let advice = match &error {
             ExecError::TooLong { .. } => too_long(),
+            ExecError::NotStarted { .. } => Advice::none()
+                .hint("the guest may be out of memory or busy; what it says: smolvm logs NAME"),
             ExecError::Access(error) => on_access(error),
         };
         Self::of(&error, error.kind(), advice)

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use smolvm_sandbox::ErrorKind;
 
 use crate::failure::{BROKEN_PIPE, Failure, Family};
+use crate::text;
 
 /// What a command that did its work has to say.
 #[derive(Debug, Default)]
@@ -142,11 +143,14 @@ fn show_failure(failure: &Failure, has_colour: bool) {
             "last lines of the guest's console:",
         ));
         for line in &failure.console_tail {
+            let line = text::printable(line.as_bytes());
             error_line(&paint(has_colour, Colour::Dim, &format!("  {line}")));
         }
     }
     let label = paint(has_colour, Colour::Red, "error:");
-    error_line(&format!("{label} {}", failure.message));
+    // A guest's words may be part of it.
+    let message = text::printable(failure.message.as_bytes());
+    error_line(&format!("{label} {message}"));
     for hint in &failure.hints {
         let label = paint(has_colour, Colour::Cyan, "hint:");
         error_line(&format!("{label} {hint}"));

@@ -9,8 +9,14 @@
 /// that the `yamux` crate offers.
 pub const STREAM_WINDOW_BYTES: usize = 256 * 1024;
 
-/// Streams open at once, and so operations under way at once, in one sandbox.
+/// Streams open at once in one sandbox. An end that gets one more breaks the session off.
 pub const MAX_STREAMS: usize = 256;
+
+/// Operations the host lets be under way at once in one sandbox.
+///
+/// Fewer than [`MAX_STREAMS`]: an operation that the host has given up still counts in the guest
+/// until its task has noticed.
+pub const MAX_OPERATIONS: usize = 192;
 
 /// Bytes all streams of a session may have outstanding together.
 ///

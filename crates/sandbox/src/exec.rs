@@ -16,6 +16,10 @@ use crate::{ErrorKind, Sandbox, SandboxState};
 /// the agent; this is for an agent that no longer can.
 const TIMEOUT_SLACK: Duration = Duration::from_secs(2);
 
+/// How long a guest may take to start a command that has no timeout of its own. A guest that
+/// reads its disk for the first time under software emulation takes seconds.
+const START_PATIENCE: Duration = Duration::from_secs(90);
+
 /// Why a command could not be run.
 #[derive(Debug, thiserror::Error)]
 pub enum ExecError {
@@ -26,6 +30,12 @@ pub enum ExecError {
     TooLong {
         /// Their size, in bytes.
         bytes: usize,
+    },
+    /// The guest did not start the command in time.
+    #[error("start the command: the guest did not within {} s", patience.as_secs_f64())]
+    NotStarted {
+        /// How long it had.
+        patience: Duration,
     },
     /// The sandbox could not be reached, or the agent refused.
     #[error(transparent)]
@@ -38,6 +48,7 @@ impl ExecError {
     pub const fn kind(&self) -> ErrorKind {
         match self {
             Self::TooLong { .. } => ErrorKind::InvalidInput,
+            Self::NotStarted { .. } => ErrorKind::Timeout,
             Self::Access(error) => error.kind(),
         }
     }
@@ -156,17 +167,10 @@ impl Sandbox {
             request.payload.len() <= MAX_MESSAGE_BYTES,
             "Frame::message checks this"
         );
-        let mut connection = self.open_stream().await?;
-        connection
-            .send(request)
+        let patience = deadline.map_or(START_PATIENCE, |deadline| deadline - started);
+        let (pid, connection) = tokio::time::timeout(patience, self.start_command(request))
             .await
-            .map_err(AccessError::Connection)?;
-        let pid = match next_event(&mut connection).await? {
-            Some(Event::Started { pid }) => pid,
-            Some(Event::Refused(refusal)) => return Err(AccessError::Refused(refusal).into()),
-            Some(_) => return Err(AccessError::Unexpected.into()),
-            None => return Err(self.not_running().await.into()),
-        };
+            .map_err(|_| ExecError::NotStarted { patience })??;
         let (sink, stream) = connection.split();
         Ok(Process {
             pid,
@@ -178,6 +182,19 @@ impl Sandbox {
                 deadline,
             },
         })
+    }
+}
+
+impl Sandbox {
+    async fn start_command(&self, request: Frame) -> Result<(u32, Connection), AccessError> {
+        let mut connection = self.open_stream().await?;
+        connection.send(request).await?;
+        match next_event(&mut connection).await? {
+            Some(Event::Started { pid }) => Ok((pid, connection)),
+            Some(Event::Refused(refusal)) => Err(AccessError::Refused(refusal)),
+            Some(_) => Err(AccessError::Unexpected),
+            None => Err(self.not_running().await),
+        }
     }
 }
 
@@ -255,10 +272,14 @@ impl ProcessOutput<'_> {
     pub async fn next(&mut self) -> Result<Output, AccessError> {
         let frame = match self.deadline {
             None => self.stream.next().await,
-            Some(deadline) => match tokio::time::timeout_at(deadline, self.stream.next()).await {
-                Ok(frame) => frame,
-                Err(_) => return Ok(self.end(EndReason::Guest(ExitReason::TimedOut))),
-            },
+            Some(deadline) => {
+                // Whoever reads slowly still gets what is on its way; only silence ends the wait.
+                let deadline = deadline.max(Instant::now() + TIMEOUT_SLACK);
+                match tokio::time::timeout_at(deadline, self.stream.next()).await {
+                    Ok(frame) => frame,
+                    Err(_) => return Ok(self.end(EndReason::Guest(ExitReason::TimedOut))),
+                }
+            }
         };
         match frame {
             Some(Ok(frame)) => self.output_of(frame),

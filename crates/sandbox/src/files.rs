@@ -10,6 +10,9 @@ use crate::Sandbox;
 use crate::exec::next_event;
 use crate::sandbox::{AccessError, Connection};
 
+/// Most entries of a directory that are taken from a guest; more than a person or a program reads.
+const MAX_ENTRIES: usize = 1_000_000;
+
 /// One entry of a guest's directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DirectoryEntry {
@@ -93,6 +96,9 @@ impl Sandbox {
         loop {
             match self.answer(&mut connection).await? {
                 Event::Entry { name, attributes } => {
+                    if entries.len() == MAX_ENTRIES {
+                        return Err(AccessError::Unexpected);
+                    }
                     entries.push(DirectoryEntry {
                         name: name.into_vec(),
                         attributes,

@@ -13,6 +13,7 @@ use smolvm_protocol::{Frame, FrameCodec, FrameError, GENERATION, OLDEST_GENERATI
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::codec::Framed;
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt as _, TokioAsyncReadCompatExt as _};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::engine::Stream;
 use crate::record::unix_time_ms;
@@ -63,12 +64,12 @@ pub(crate) struct AgentSession {
 }
 
 impl AgentSession {
-    /// Takes `stream` over.
-    pub(crate) fn start(stream: Box<dyn Stream>) -> Self {
+    /// Takes `stream` over. The task that is returned ends when the connection does.
+    pub(crate) fn start(stream: Box<dyn Stream>) -> (Self, AbortOnDropHandle<()>) {
         let (requests, received) = mpsc::channel(OPEN_QUEUE);
         let connection = yamux::Connection::new(stream.compat(), config(), yamux::Mode::Client);
-        tokio::spawn(drive(connection, received));
-        Self { requests }
+        let driver = AbortOnDropHandle::new(tokio::spawn(drive(connection, received)));
+        (Self { requests }, driver)
     }
 
     /// Opens a stream for one operation.

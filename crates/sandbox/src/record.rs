@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::state::{SandboxState, Transition};
-use crate::{ErrorKind, SandboxSpec};
+use crate::{ErrorKind, SandboxSpec, text};
 
 /// Version of both files.
 const VERSION: u32 = 1;
@@ -150,7 +150,7 @@ impl StateFile {
             version: VERSION,
             state,
             since_unix_ms: unix_time_ms(),
-            reason: reason.map(|text| text.chars().take(MAX_REASON_CHARS).collect()),
+            reason: reason.map(|reason| text::excerpt(reason, MAX_REASON_CHARS)),
             engine: self.engine.clone(),
         })
     }

@@ -48,6 +48,15 @@ use lease::{Lease, LeaseNotice};
 /// Milliseconds a guest has to shut down when the host does.
 const HOST_SHUTDOWN_GRACE_MS: u64 = 5_000;
 
+/// How long a machine may take to end after its connection to the agent did.
+const CONNECTION_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a killed machine may take to end before it is killed again.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Longest release of a kernel that is believed, in characters; Linux has 64 (utsname.h).
+const MAX_RELEASE_CHARS: usize = 100;
+
 /// Why a supervisor could not do its work at all.
 #[derive(Debug, thiserror::Error)]
 pub enum SuperviseError {
@@ -106,6 +115,10 @@ struct Supervisor {
     state: StateFile,
     machine: Box<dyn Machine>,
     session: AgentSession,
+    /// The connection under the session, while it holds.
+    connection: Option<AbortOnDropHandle<()>>,
+    /// When the machine is given up whose guest has broken the connection off.
+    connection_lost: Option<Instant>,
     /// The agent's first answer, until it has come.
     hello: Option<Greeting>,
     is_ready: bool,
@@ -122,7 +135,7 @@ struct Supervisor {
     stopping: Option<Stopping>,
     /// The guest's answer to the request to shut down, until it has come.
     shutdown: Option<AbortOnDropHandle<Result<(), SessionError>>>,
-    /// Why the start failed, while the machine is being ended for it.
+    /// What went wrong, while the machine is being ended for it.
     failure: Option<StartFailure>,
 }
 
@@ -231,7 +244,7 @@ impl Supervisor {
             .take_agent_stream()
             .expect("nobody else has taken a new machine's stream");
         let console = machine.take_console().expect("nor its console");
-        let session = AgentSession::start(agent_stream);
+        let (session, connection) = AgentSession::start(agent_stream);
         let greeter = session.clone();
         let (clients, commands) = Clients::start(listener);
         Self {
@@ -249,6 +262,8 @@ impl Supervisor {
             state,
             machine,
             session,
+            connection: Some(connection),
+            connection_lost: None,
             lease,
             commands,
             clients,
@@ -272,6 +287,7 @@ impl Supervisor {
                 exit = self.machine.wait() => return self.end(exit).await,
                 hello = answer(&mut self.hello) => self.agent_answered(hello).await,
                 asked = answer(&mut self.shutdown) => self.shutdown_answered(asked).await,
+                () = ended(&mut self.connection) => self.lose_connection(),
                 Some(client) = self.commands.recv() => self.serve(client).await,
                 notice = self.lease.notice() => self.lease_changed(notice),
                 _ = self.terminate.recv() => self.stop(HOST_SHUTDOWN_GRACE_MS, None, false),
@@ -284,27 +300,42 @@ impl Supervisor {
     fn deadline(&self) -> Instant {
         // About 30 years: the timer's way to say never.
         const NEVER: Duration = Duration::from_secs(1_000_000_000);
-        match (&self.stopping, &self.hello) {
-            (Some(stopping), _) => stopping.deadline,
-            (None, Some(_)) => self.start_deadline,
-            (None, None) => self.started + NEVER,
+        if let Some(stopping) = &self.stopping {
+            return stopping.deadline;
         }
+        let start = (!self.is_ready).then_some(self.start_deadline);
+        let never = self.started + NEVER;
+        start
+            .into_iter()
+            .chain(self.connection_lost)
+            .min()
+            .unwrap_or(never)
     }
 
     fn deadline_passed(&mut self) {
-        if self.stopping.is_none() {
-            let seconds = self.plan.start_timeout_ms / 1000;
-            self.fail_start(
-                StartFailureKind::AgentSilent,
-                format!("the agent did not answer within {seconds} s"),
-            );
-        }
         self.machine.kill();
-        self.hello = None;
         // The machine's end is next; until then there is nothing more to lose patience over.
+        let later = Instant::now() + KILL_PATIENCE;
         if let Some(stopping) = &mut self.stopping {
-            stopping.deadline += Duration::from_secs(60);
+            stopping.deadline = later;
+            return;
         }
+        let message = if self.connection_lost.is_some() {
+            "the guest broke off the connection to its agent".to_owned()
+        } else {
+            let seconds = self.plan.start_timeout_ms / 1000;
+            format!("the agent did not answer within {seconds} s")
+        };
+        self.fail(StartFailureKind::AgentSilent, message);
+        self.start_deadline = later;
+        self.connection_lost = self.connection_lost.map(|_| later);
+    }
+
+    /// The connection to the agent is gone. When the machine is going too, that says more; a
+    /// machine that stays is of no use to anybody.
+    fn lose_connection(&mut self) {
+        self.connection = None;
+        self.connection_lost = Some(Instant::now() + CONNECTION_PATIENCE);
     }
 
     async fn agent_answered(&mut self, answer: Result<AgentHello, SessionError>) {
@@ -318,18 +349,23 @@ impl Supervisor {
                     SessionError::Incompatible { .. } => StartFailureKind::Incompatible,
                     _ => StartFailureKind::AgentSilent,
                 };
-                self.fail_start(kind, text::chain(&error));
+                self.fail(kind, text::chain(&error));
                 self.machine.kill();
             }
         }
     }
 
     async fn become_ready(&mut self, hello: AgentHello) {
-        if self.change(Transition::Ready, None).is_err() {
+        match self.change(Transition::Ready, None) {
+            Ok(()) => self.is_ready = true,
             // A stop came first; the guest is about to be shut down.
-            return;
+            Err(RecordError::IllegalTransition { .. }) => return,
+            Err(error) => {
+                self.fail(StartFailureKind::Files, text::chain(&error));
+                self.machine.kill();
+                return;
+            }
         }
-        self.is_ready = true;
         let elapsed_ms = milliseconds(self.started.elapsed());
         tracing::info!(
             sandbox = %self.plan.id,
@@ -340,16 +376,16 @@ impl Supervisor {
             port_opened_ms = hello.boot.port_opened_ms,
             "sandbox ready"
         );
-        self.kernel_release.clone_from(&hello.kernel_release);
+        self.kernel_release = text::excerpt(&hello.kernel_release, MAX_RELEASE_CHARS);
         let ready = Ready {
-            kernel_release: hello.kernel_release,
+            kernel_release: self.kernel_release.clone(),
             boot: hello.boot,
             elapsed_ms,
         };
         self.lease.send(LeaseEvent::Ready(ready));
     }
 
-    fn fail_start(&mut self, kind: StartFailureKind, message: String) {
+    fn fail(&mut self, kind: StartFailureKind, message: String) {
         self.failure.get_or_insert(StartFailure {
             kind,
             message,
@@ -415,11 +451,10 @@ impl Supervisor {
         stopping.deadline = stopping.deadline.min(deadline);
         stopping.is_deleting |= is_deleting;
         stopping.waiting.extend(client);
-        let has_agent = self.state.state == SandboxState::Running;
         if is_first && let Err(error) = self.change(Transition::Stop, None) {
             tracing::warn!(error = %text::chain(&error), "stop not recorded");
         }
-        if grace_ms == 0 || !has_agent {
+        if grace_ms == 0 || !self.is_ready {
             // A guest whose agent has not answered yet has nothing to save.
             self.machine.kill();
         } else if is_first {
@@ -453,19 +488,20 @@ impl Supervisor {
         let console_tail = self.console.finish().await;
         let has_panicked = console::shows_panic(&console_tail);
         let (kind, message) = describe_end(&exit, has_panicked, self.stopping.is_some());
+        let failure = self.failure.take();
         let transition = match kind {
-            MachineEndKind::Stopped | MachineEndKind::PoweredOff if self.is_ready => {
-                Transition::Ended
-            }
+            _ if failure.is_some() => Transition::Fail,
+            MachineEndKind::Stopped => Transition::Ended,
+            MachineEndKind::PoweredOff if self.is_ready => Transition::Ended,
             _ => Transition::Fail,
         };
-        let failure = self.failure.take();
         let reason = failure
             .as_ref()
-            .map_or(&message, |failure| &failure.message);
+            .map_or(message.as_str(), |failure| failure.message.as_str());
         if let Err(error) = self.change(transition, Some(reason)) {
             tracing::error!(error = %text::chain(&error), "machine's end not recorded");
         }
+        let message = reason.to_owned();
         tracing::info!(sandbox = %self.plan.id, reason = %message, "machine ended");
         let event = end_event(
             failure,
@@ -496,6 +532,15 @@ async fn answer<T>(
 ) -> Result<T, SessionError> {
     match task {
         Some(task) => task.await.unwrap_or(Err(SessionError::Closed)),
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for the end of a task; forever when it was seen already.
+async fn ended(task: &mut Option<AbortOnDropHandle<()>>) {
+    match task {
+        // However it ended, what it drove is gone.
+        Some(task) => drop(task.await),
         None => std::future::pending().await,
     }
 }

@@ -66,6 +66,11 @@ pub(crate) fn printable(bytes: &[u8]) -> String {
     text.trim_end().to_owned()
 }
 
+/// Returns at most `max_chars` of `text`, without control characters.
+pub(crate) fn excerpt(text: &str, max_chars: usize) -> String {
+    printable(text.as_bytes()).chars().take(max_chars).collect()
+}
+
 /// Returns an error and its causes on one line.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut line = error.to_string();

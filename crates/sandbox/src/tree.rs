@@ -5,11 +5,13 @@
 //! What comes from the guest is hostile: entries are unpacked only below the destination, never
 //! through a link out of it, and only files, directories and symbolic links are made.
 
-use std::ffi::OsString;
+use std::cell::Cell;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::path::{Path, PathBuf};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
 
 use bytes::Bytes;
 use smolvm_protocol::MAX_DATA_BYTES;
@@ -22,6 +24,10 @@ use crate::{ErrorKind, Sandbox};
 
 /// Pieces of an archive under way between the thread that makes or unpacks it and the stream.
 const PIECE_QUEUE: usize = 4;
+
+/// Bytes an archive may have between the content of two files. Linux's longest path and link
+/// target are 4 KiB each (limits.h, `PATH_MAX`).
+const MAX_HEADER_BYTES: u64 = 1024 * 1024;
 
 /// Why files could not be copied.
 #[derive(Debug, thiserror::Error)]
@@ -115,7 +121,7 @@ impl Sandbox {
         let name = name_of(source)?;
         let reader = self.read_tree(source.as_os_str().as_bytes()).await?;
         if destination.is_dir() {
-            return unpack(reader, destination).await;
+            return unpack(reader, &name, destination).await;
         }
         let parent = match destination.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -125,7 +131,7 @@ impl Sandbox {
             .prefix(".smolvm-copy-")
             .tempdir_in(parent)
             .map_err(|source| host_error("create a directory in", parent, source))?;
-        let copied = unpack(reader, staging.path()).await?;
+        let copied = unpack(reader, &name, staging.path()).await?;
         fs::rename(staging.path().join(&name), destination)
             .map_err(|source| host_error("write", destination, source))?;
         Ok(copied)
@@ -200,51 +206,62 @@ fn pack(source: &Path, name: &OsString, pieces: mpsc::Sender<Bytes>) -> io::Resu
         MAX_DATA_BYTES,
         PieceWriter { pieces },
     ));
-    archive.follow_symlinks(false);
     // A source that is named is followed, as cp(1) follows it; links inside it are kept.
     let metadata = fs::metadata(source)?;
-    if metadata.is_dir() {
-        archive.append_dir_all(name, source)?;
-    } else if metadata.is_file() {
-        archive.append_file(name, &mut File::open(source)?)?;
-    } else {
+    if !metadata.is_file() && !metadata.is_dir() {
         let message = "it is neither a file nor a directory";
         return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
     }
+    let packed = pack_entry(&mut archive, source, Path::new(name), &metadata)?;
     archive.into_inner()?.flush()?;
-    Ok(file_bytes(source, &metadata))
+    Ok(packed)
 }
 
-/// Returns the bytes of the regular files in a tree, as far as they can be seen.
-fn file_bytes(path: &Path, metadata: &fs::Metadata) -> u64 {
+/// Appends one file, directory or link, and what is in it; other files are left out.
+fn pack_entry<W: Write>(
+    archive: &mut tar::Builder<W>,
+    source: &Path,
+    name: &Path,
+    metadata: &fs::Metadata,
+) -> io::Result<u64> {
+    let mut header = tar::Header::new_gnu();
+    header.set_metadata(metadata);
     if metadata.is_file() {
-        return metadata.len();
+        // A file that shrinks or grows meanwhile must not shift what comes after it.
+        let content = File::open(source)?
+            .chain(io::repeat(0))
+            .take(metadata.len());
+        archive.append_data(&mut header, name, content)?;
+        return Ok(metadata.len());
     }
-    let Ok(entries) = fs::read_dir(path) else {
-        return 0;
-    };
-    let inside = entries
-        .flatten()
-        .filter_map(|entry| Some((entry.path(), entry.metadata().ok()?)));
-    inside
-        .filter(|(_, metadata)| metadata.is_file() || metadata.is_dir())
-        .map(|(path, metadata)| file_bytes(&path, &metadata))
-        .sum()
+    if metadata.is_symlink() {
+        archive.append_link(&mut header, name, fs::read_link(source)?)?;
+        return Ok(0);
+    }
+    if !metadata.is_dir() {
+        tracing::warn!(path = %source.display(), "neither file, directory nor link: left out");
+        return Ok(0);
+    }
+    archive.append_data(&mut header, name, io::empty())?;
+    let mut packed = 0;
+    for entry in fs::read_dir(source)? {
+        let entry = entry?;
+        let name = name.join(entry.file_name());
+        packed += pack_entry(archive, &entry.path(), &name, &entry.metadata()?)?;
+    }
+    Ok(packed)
 }
 
 /// Unpacks the archive of `reader` into `destination`. Returns the bytes of its files.
-async fn unpack(mut reader: FileReader, destination: &Path) -> Result<u64, CopyError> {
+async fn unpack(
+    mut reader: FileReader,
+    name: &OsStr,
+    destination: &Path,
+) -> Result<u64, CopyError> {
     let (pieces, queue) = mpsc::channel(PIECE_QUEUE);
-    let into = destination.to_owned();
-    let unpacker = tokio::task::spawn_blocking(move || {
-        unpack_entries(
-            PieceReader {
-                queue,
-                piece: Bytes::new(),
-            },
-            &into,
-        )
-    });
+    let (into, name) = (destination.to_owned(), name.to_owned());
+    let unpacker =
+        tokio::task::spawn_blocking(move || unpack_entries(PieceReader::new(queue), &name, &into));
     let received = loop {
         match reader.next().await {
             Ok(Some(piece)) => {
@@ -264,24 +281,45 @@ async fn unpack(mut reader: FileReader, destination: &Path) -> Result<u64, CopyE
     unpacked.map_err(|source| host_error("write", destination, source))
 }
 
-fn unpack_entries(archive: impl Read, destination: &Path) -> io::Result<u64> {
-    let mut archive = tar::Archive::new(archive);
+/// Unpacks the tree `name` of an archive. An archive with anything else in it is refused: what
+/// was asked for is all that the guest may write.
+fn unpack_entries(reader: PieceReader, name: &OsStr, destination: &Path) -> io::Result<u64> {
+    let allowance = Rc::clone(&reader.allowance);
+    let mut archive = tar::Archive::new(reader);
     archive.set_preserve_ownerships(false);
     archive.set_overwrite(true);
     let mut copied = 0;
+    allowance.set(MAX_HEADER_BYTES);
     for entry in archive.entries()? {
         let mut entry = entry?;
+        check_root(&entry.path()?, name)?;
         let kind = entry.header().entry_type();
         if kind.is_file() || kind.is_dir() || kind.is_symlink() {
             copied += entry.size();
+            allowance.set(u64::MAX);
             // unpack_in refuses `..`, absolute paths, and parents that lead out of the directory.
             if !entry.unpack_in(destination)? {
-                let name = OsString::from_vec(entry.path_bytes().into_owned());
-                tracing::warn!(name = %name.display(), "entry outside its tree left out");
+                return Err(invalid("an entry leads out of its tree"));
             }
         }
+        allowance.set(MAX_HEADER_BYTES);
     }
     Ok(copied)
+}
+
+fn check_root(path: &Path, name: &OsStr) -> io::Result<()> {
+    let mut components = path.components().filter(|part| *part != Component::CurDir);
+    if components.next() == Some(Component::Normal(name)) {
+        Ok(())
+    } else {
+        Err(invalid(
+            "the guest sent something else than what was asked for",
+        ))
+    }
+}
+
+fn invalid(message: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, message)
 }
 
 /// Sends what is written to it on a channel.
@@ -303,10 +341,23 @@ impl Write for PieceWriter {
     }
 }
 
-/// Reads what comes on a channel.
+/// Reads what comes on a channel, no more than is allowed.
 struct PieceReader {
     queue: mpsc::Receiver<Bytes>,
     piece: Bytes,
+    /// Bytes that may still be read. The tar crate reads long names into memory whole, however
+    /// long the archive says they are.
+    allowance: Rc<Cell<u64>>,
+}
+
+impl PieceReader {
+    fn new(queue: mpsc::Receiver<Bytes>) -> Self {
+        Self {
+            queue,
+            piece: Bytes::new(),
+            allowance: Rc::new(Cell::new(0)),
+        }
+    }
 }
 
 impl Read for PieceReader {
@@ -315,7 +366,95 @@ impl Read for PieceReader {
             self.piece = self.queue.blocking_recv().unwrap_or_default();
         }
         let piece = self.piece.split_to(self.piece.len().min(buffer.len()));
+        let length = u64::try_from(piece.len()).unwrap_or(u64::MAX);
+        let left = self.allowance.get().checked_sub(length);
+        self.allowance
+            .set(left.ok_or_else(|| invalid("a header is longer than any real one"))?);
         buffer[..piece.len()].copy_from_slice(&piece);
         Ok(piece.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Unpacks an archive that a guest could send when it is asked for `wanted`.
+    fn unpack_from_guest(archive: Vec<u8>, into: &Path) -> io::Result<u64> {
+        let (pieces, queue) = mpsc::channel(1);
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                for piece in archive.chunks(MAX_DATA_BYTES) {
+                    if pieces.blocking_send(Bytes::copy_from_slice(piece)).is_err() {
+                        break;
+                    }
+                }
+            });
+            unpack_entries(PieceReader::new(queue), OsStr::new("wanted"), into)
+        })
+    }
+
+    fn archive_of(path: &str, content: &[u8]) -> Vec<u8> {
+        let mut archive = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(u64::try_from(content.len()).expect("small"));
+        header.set_mode(0o644);
+        archive
+            .append_data(&mut header, path, content)
+            .expect("packed");
+        archive.into_inner().expect("packed")
+    }
+
+    #[test]
+    fn guest_cannot_write_beside_what_was_asked_for() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let profile = directory.path().join(".bashrc");
+        fs::write(&profile, "mine").expect("written");
+        let refused = unpack_from_guest(archive_of(".bashrc", b"evil"), directory.path());
+        assert_eq!(
+            refused.expect_err("refused").kind(),
+            io::ErrorKind::InvalidData
+        );
+        assert_eq!(fs::read(&profile).expect("there"), b"mine");
+        let copied = unpack_from_guest(archive_of("wanted", b"good"), directory.path());
+        assert_eq!(copied.expect("copied"), 4);
+    }
+
+    #[test]
+    fn endless_name_is_refused_before_it_fills_the_memory() {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::GNULongName);
+        header.set_path("././@LongLink").expect("short");
+        header.set_size(1 << 40);
+        header.set_cksum();
+        let mut archive = header.as_bytes().to_vec();
+        archive.resize(64 << 20, b'a');
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let refused = unpack_from_guest(archive, directory.path()).expect_err("refused");
+        assert!(
+            refused.to_string().contains("longer than any real one"),
+            "{refused}"
+        );
+    }
+
+    #[test]
+    fn file_that_grows_while_it_is_packed_does_not_shift_the_next() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let growing = directory.path().join("growing");
+        fs::write(&growing, "ten bytes!").expect("written");
+        let metadata = fs::metadata(&growing).expect("there");
+        fs::write(&growing, "ten bytes! and many more").expect("grown");
+        let mut archive = tar::Builder::new(Vec::new());
+        let name = Path::new("growing");
+        let packed = pack_entry(&mut archive, &growing, name, &metadata).expect("packed");
+        let packed_bytes = archive.into_inner().expect("packed");
+        assert_eq!(packed, 10);
+        let mut unpacked = tar::Archive::new(&packed_bytes[..]);
+        let sizes: Vec<u64> = unpacked
+            .entries()
+            .expect("legal")
+            .map(|entry| entry.expect("legal").size())
+            .collect();
+        assert_eq!(sizes, [10]);
     }
 }

@@ -44,6 +44,8 @@ pub enum Script {
     FromTheFuture,
     /// Its agent ignores the request to shut down.
     Stubborn,
+    /// Its agent breaks the connection off before it answers, and the machine goes on.
+    HangingUp,
 }
 
 /// The engine `fake`.
@@ -83,12 +85,15 @@ fn start(script: Script) -> FakeMachine {
                 let _unread = guest_console.write_all(line).await;
                 MachineExit::Reset
             }
+            Script::HangingUp => {
+                drop(guest);
+                killed(&guest_exit).await
+            }
             _ => {
                 // A machine that is killed takes its connections with it.
-                let mut killed = guest_exit.subscribe();
                 tokio::select! {
                     exit = serve(guest, script) => exit,
-                    _ = killed.wait_for(Option::is_some) => vmm_ended("killed"),
+                    exit = killed(&guest_exit) => exit,
                 }
             }
         };
@@ -105,6 +110,14 @@ fn start(script: Script) -> FakeMachine {
         exit_sender,
         exit,
     }
+}
+
+/// Waits until the machine is killed.
+async fn killed(exit: &watch::Sender<Option<MachineExit>>) -> MachineExit {
+    let mut exit = exit.subscribe();
+    // The sender outlives the wait: it is borrowed.
+    let _killed = exit.wait_for(Option::is_some).await;
+    vmm_ended("killed")
 }
 
 fn vmm_ended(status: &str) -> MachineExit {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::{SinkExt as _, StreamExt as _};
 use smolvm_protocol::control::{SupervisorReply, SupervisorRequest};
 use smolvm_protocol::message::{Refusal, RefusalCode};
-use smolvm_protocol::multiplex::MAX_STREAMS;
+use smolvm_protocol::multiplex::MAX_OPERATIONS;
 use smolvm_protocol::{Frame, FrameCodec, FrameError};
 use tokio::io::{AsyncWriteExt as _, Interest, copy_bidirectional_with_sizes};
 use tokio::net::{UnixListener, UnixStream};
@@ -25,6 +25,12 @@ pub(super) type Connection = Framed<UnixStream, FrameCodec>;
 
 /// Clients that may wait for the driver.
 const CLIENT_QUEUE: usize = 64;
+
+/// Clients that may be connected without having said what they want.
+const MAX_ARRIVING: usize = 64;
+
+/// Time between attempts to accept clients while the host has no room for one.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long a client may take to say what it wants, or to take a one-frame answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -52,8 +58,7 @@ impl Clients {
     pub(super) fn start(listener: UnixListener) -> (Self, mpsc::Receiver<Client>) {
         let (sender, receiver) = mpsc::channel(CLIENT_QUEUE);
         let acceptor = AbortOnDropHandle::new(tokio::spawn(accept(listener, sender)));
-        // One stream is left for the supervisor itself.
-        let streams = Arc::new(Semaphore::new(MAX_STREAMS - 1));
+        let streams = Arc::new(Semaphore::new(MAX_OPERATIONS));
         (
             Self {
                 streams,
@@ -66,7 +71,7 @@ impl Clients {
 
     /// Returns how many operations are under way.
     pub(super) fn open_streams(&self) -> u32 {
-        let open = (MAX_STREAMS - 1).saturating_sub(self.streams.available_permits());
+        let open = (MAX_OPERATIONS).saturating_sub(self.streams.available_permits());
         u32::try_from(open).unwrap_or(u32::MAX)
     }
 
@@ -78,7 +83,7 @@ impl Clients {
             match permit {
                 Some(permit) => relay(session, connection, permit).await,
                 None => {
-                    let message = format!("{} operations are under way", MAX_STREAMS - 1);
+                    let message = format!("{} operations are under way", MAX_OPERATIONS);
                     refuse(connection, RefusalCode::ResourcesExhausted, message).await;
                 }
             }
@@ -112,14 +117,17 @@ async fn accept(listener: UnixListener, clients: mpsc::Sender<Client>) {
     let mut arriving = JoinSet::new();
     while !clients.is_closed() {
         while arriving.try_join_next().is_some() {}
+        if arriving.len() >= MAX_ARRIVING {
+            arriving.join_next().await;
+        }
         match listener.accept().await {
             Ok((stream, _)) => {
                 arriving.spawn(receive(stream, clients.clone()));
             }
             Err(error) => {
-                // Out of descriptors: the connections that there are will give some back.
+                // Out of descriptors or memory, of which nobody tells when there are some again.
                 tracing::warn!(%error, "client not accepted");
-                tokio::task::yield_now().await;
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }

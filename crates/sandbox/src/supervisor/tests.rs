@@ -239,6 +239,52 @@ async fn guest_that_ignores_the_shutdown_is_killed_after_its_grace() {
 }
 
 #[tokio::test]
+async fn second_stop_does_not_cut_the_grace_of_the_first_short() {
+    const GRACE: Duration = Duration::from_millis(300);
+
+    let fixture = Fixture::ready(Script::Stubborn, Lifetime::Persistent).await;
+    let (sandbox, other) = (fixture.sandbox(), fixture.sandbox());
+    let begun = std::time::Instant::now();
+    let (first, second) = tokio::join!(sandbox.stop(PATIENCE), other.stop(GRACE));
+    first.expect("stopped");
+    second.expect("stopped");
+    assert!(
+        begun.elapsed() >= GRACE,
+        "killed after {:?}",
+        begun.elapsed()
+    );
+    fixture.ended().await;
+}
+
+#[tokio::test]
+async fn start_fails_when_the_guest_breaks_the_connection_off_and_runs_on() {
+    let mut fixture = Fixture::start(Script::HangingUp, Lifetime::Persistent);
+    let LeaseEvent::Failed(failure) = fixture.event().await else {
+        panic!("must fail")
+    };
+    assert!(failure.message.contains("broke off"), "{}", failure.message);
+    assert_eq!(fixture.ended().await.expect("kept").0, SandboxState::Error);
+}
+
+#[tokio::test]
+async fn stop_during_the_boot_leaves_it_stopped() {
+    let fixture = Fixture::start(Script::Silent, Lifetime::Persistent);
+    let sandbox = fixture.sandbox();
+    let stopped = async {
+        // Until the supervisor listens, there is nobody to stop.
+        while sandbox.status().await.is_err() {
+            tokio::task::yield_now().await;
+        }
+        sandbox.stop(PATIENCE).await
+    };
+    stopped.await.expect("stopped");
+    assert_eq!(
+        fixture.ended().await.expect("kept").0,
+        SandboxState::Stopped
+    );
+}
+
+#[tokio::test]
 async fn stop_of_a_stopped_sandbox_is_no_error() {
     let fixture = Fixture::ready(Script::Ready, Lifetime::Persistent).await;
     let sandbox = fixture.sandbox();
@@ -459,7 +505,7 @@ async fn unknown_request_is_refused_and_the_next_client_served() {
 async fn operations_beyond_the_limit_are_refused_and_counted() {
     let fixture = Fixture::ready(Script::Ready, Lifetime::Persistent).await;
     let sandbox = fixture.sandbox();
-    let limit = smolvm_protocol::multiplex::MAX_STREAMS - 1;
+    let limit = smolvm_protocol::multiplex::MAX_OPERATIONS;
     let mut running = Vec::new();
     for _ in 0..limit {
         running.push(

@@ -83,8 +83,8 @@ async fn read_events(reader: ReadHalf<UnixStream>) -> Option<ShutdownReason> {
     let mut lines = FramedRead::new(reader, LinesCodec::new_with_max_length(MAX_LINE_BYTES));
     let mut reason = None;
     while let Some(line) = lines.next().await {
-        // An overlong line is skipped by the codec; a broken connection ends the stream.
-        let Ok(line) = line else { continue };
+        // A line longer than any of QEMU's is not QEMU's.
+        let Ok(line) = line else { break };
         if let Some(found) = shutdown_reason_of(&line) {
             reason = Some(found);
         }

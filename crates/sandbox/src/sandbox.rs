@@ -36,7 +36,7 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Lines of the console shown with a failure.
-const CONSOLE_TAIL_LINES: usize = 40;
+const CONSOLE_TAIL_LINES: usize = 60;
 
 /// Why a sandbox could not be created.
 #[derive(Debug, thiserror::Error)]

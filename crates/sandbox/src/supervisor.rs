@@ -485,8 +485,7 @@ impl Supervisor {
 
     /// Records how the machine ended.
     async fn end(mut self, exit: MachineExit) -> Ended {
-        let console_tail = self.console.finish().await;
-        let has_panicked = console::shows_panic(&console_tail);
+        let (console_tail, has_panicked) = self.console.finish().await;
         let (kind, message) = describe_end(&exit, has_panicked, self.stopping.is_some());
         let failure = self.failure.take();
         let transition = match kind {

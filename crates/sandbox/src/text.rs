@@ -11,6 +11,8 @@ pub(crate) struct Tail {
     max_lines: usize,
     lines: VecDeque<String>,
     partial: Vec<u8>,
+    watched: Option<&'static str>,
+    has_seen_watched: bool,
 }
 
 impl Tail {
@@ -20,7 +22,20 @@ impl Tail {
             max_lines,
             lines: VecDeque::new(),
             partial: Vec::new(),
+            watched: None,
+            has_seen_watched: false,
         }
+    }
+
+    /// Returns the same tail, which from now on watches for a line with `words`.
+    pub(crate) const fn watching(mut self, words: &'static str) -> Self {
+        self.watched = Some(words);
+        self
+    }
+
+    /// Returns whether a line with the watched words has ended, kept still or not.
+    pub(crate) const fn has_seen_watched(&self) -> bool {
+        self.has_seen_watched
     }
 
     /// Takes in the next bytes of the stream.
@@ -40,6 +55,7 @@ impl Tail {
         if line.is_empty() {
             return;
         }
+        self.has_seen_watched |= self.watched.is_some_and(|words| line.contains(words));
         if self.lines.len() == self.max_lines {
             self.lines.pop_front();
         }
@@ -95,6 +111,16 @@ mod tests {
         tail.push(b"one\ntwo\r\nthree\nfo");
         tail.push(b"ur");
         assert_eq!(tail.lines(), ["two", "three", "four"]);
+    }
+
+    #[test]
+    fn watched_words_are_remembered_when_their_line_is_gone() {
+        let mut tail = Tail::new(1).watching("panic");
+        tail.push(b"all well\n");
+        assert!(!tail.has_seen_watched());
+        tail.push(b"a panic\nand more\n");
+        assert!(tail.has_seen_watched());
+        assert_eq!(tail.lines(), ["and more"]);
     }
 
     #[test]

@@ -16,8 +16,8 @@ use crate::text::Tail;
 /// so a guest that floods its console takes at most twice this from the host's disk.
 const MAX_LOG_BYTES: u64 = 1024 * 1024;
 
-/// Lines kept in memory for error messages: a kernel's panic report is about 30 lines.
-const TAIL_LINES: usize = 40;
+/// Lines kept in memory for error messages: a kernel's panic report is 30 to 50 lines.
+const TAIL_LINES: usize = 60;
 
 /// How a Linux kernel's last words begin (kernel/panic.c).
 const PANIC_WORDS: &str = "Kernel panic - not syncing";
@@ -28,22 +28,18 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The console's last lines, once it has ended.
 #[derive(Debug)]
 pub(super) struct ConsoleTail {
-    reader: AbortOnDropHandle<Vec<String>>,
+    reader: AbortOnDropHandle<Tail>,
 }
 
 impl ConsoleTail {
-    /// Returns the last lines. Call when the machine has ended.
-    pub(super) async fn finish(&mut self) -> Vec<String> {
+    /// Returns the last lines, and whether a kernel's last words were among all of them. Call
+    /// when the machine has ended.
+    pub(super) async fn finish(&mut self) -> (Vec<String>, bool) {
         match tokio::time::timeout(PATIENCE, &mut self.reader).await {
-            Ok(Ok(lines)) => lines,
-            _ => Vec::new(),
+            Ok(Ok(tail)) => (tail.lines(), tail.has_seen_watched()),
+            _ => (Vec::new(), false),
         }
     }
-}
-
-/// Returns whether a kernel's last words are among `lines`.
-pub(super) fn shows_panic(lines: &[String]) -> bool {
-    lines.iter().any(|line| line.contains(PANIC_WORDS))
 }
 
 /// Reads `console` to its end into `path` and remembers its last lines.
@@ -53,7 +49,7 @@ pub(super) fn keep(console: Box<dyn AsyncRead + Send + Unpin>, path: PathBuf) ->
     }
 }
 
-async fn read(mut console: Box<dyn AsyncRead + Send + Unpin>, path: PathBuf) -> Vec<String> {
+async fn read(mut console: Box<dyn AsyncRead + Send + Unpin>, path: PathBuf) -> Tail {
     let mut log = match BoundedLog::create(path) {
         Ok(log) => Some(log),
         Err(error) => {
@@ -61,12 +57,12 @@ async fn read(mut console: Box<dyn AsyncRead + Send + Unpin>, path: PathBuf) -> 
             None
         }
     };
-    let mut tail = Tail::new(TAIL_LINES);
+    let mut tail = Tail::new(TAIL_LINES).watching(PANIC_WORDS);
     let mut buffer = BytesMut::with_capacity(16 * 1024);
     loop {
         buffer.clear();
         match console.read_buf(&mut buffer).await {
-            Ok(0) | Err(_) => return tail.lines(),
+            Ok(0) | Err(_) => return tail,
             Ok(_) => {}
         }
         tail.push(&buffer);
@@ -138,7 +134,7 @@ mod tests {
         drop(guest);
 
         assert_eq!(
-            tail.finish().await.last().map(String::as_str),
+            tail.finish().await.0.last().map(String::as_str),
             Some("the end")
         );
         let size = |path: &PathBuf| fs::metadata(path).expect("kept").len();

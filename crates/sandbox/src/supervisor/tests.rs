@@ -6,16 +6,18 @@ use std::time::Duration;
 
 use futures::{SinkExt as _, StreamExt as _};
 use smolvm_protocol::Frame;
-use smolvm_protocol::control::LeaseRequest;
-use smolvm_protocol::message::{Command, Exec, ExitReason};
+use smolvm_protocol::control::{LeaseRequest, SupervisorReply};
+use smolvm_protocol::message::{Command, Exec, ExitReason, Refusal, RefusalCode};
 use tokio::task::JoinHandle;
 
+use super::clients::Connection;
+use super::driver::milliseconds;
 use super::*;
 use crate::engine::fake::Script;
 use crate::plan::SupervisorPlan;
 use crate::{
-    AccessError, EndReason, EngineChoice, Installation, Output, Process, Sandbox, SandboxId,
-    SandboxSpec,
+    AccessError, EndReason, EngineChoice, Installation, Lifetime, Output, Process, Sandbox,
+    SandboxId, SandboxSpec,
 };
 
 /// Long enough for anything that works, short enough for a test that hangs.

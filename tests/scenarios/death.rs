@@ -158,3 +158,37 @@ fn killed_exec_client_takes_its_command_with_it() {
         host.sh("box", "pgrep -fx 'sleep 1000'").code == 1
     });
 }
+
+#[test]
+fn supervisor_killed_at_any_moment_of_the_start_leaves_nothing() {
+    let host = Host::new();
+    for milliseconds in [0, 30, 200, 700, 1500] {
+        let mut client = host
+            .command(&["run", "--", "sleep", "1000"])
+            .spawn()
+            .expect("spawned");
+        host.wait_until("a supervisor", has_supervisor);
+        let until = std::time::Instant::now() + std::time::Duration::from_millis(milliseconds);
+        // The moment itself is what varies here; there is no event to wait for.
+        while std::time::Instant::now() < until {
+            std::thread::yield_now();
+        }
+        kill(host.process("supervise"));
+        assert_eq!(wait(&mut client), 125, "killed after {milliseconds} ms");
+        host.wait_until("the end of all processes", |host| {
+            host.processes().is_empty()
+        });
+        let _reaped = host.smolvm(&["list"]).ok();
+        assert_eq!(
+            host.remains(),
+            Vec::<String>::new(),
+            "killed after {milliseconds} ms"
+        );
+    }
+}
+
+fn has_supervisor(host: &Host) -> bool {
+    host.processes()
+        .iter()
+        .any(|(_, line)| line.contains("supervise"))
+}

@@ -52,10 +52,10 @@ const NEXT_STEPS: &[(&str, &str)] = &[
         "a program with its arguments",
     ),
     (
-        "smolvm create --name box && smolvm shell box",
+        "smolvm create --name box --start && smolvm shell box",
         "a sandbox that stays, and a shell in it",
     ),
-    ("smolvm list", "the sandboxes there are"),
+    ("smolvm list --all", "the sandboxes there are"),
     ("smolvm doctor", "what this host can do, and what to fix"),
 ];
 

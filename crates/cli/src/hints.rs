@@ -183,8 +183,10 @@ fn on_store(error: &StoreError) -> Advice {
             Advice::code("sandbox_not_found").hint("see which there are: smolvm list --all")
         }
         StoreError::NameTaken { id } => Advice::code("name_taken")
-            .hint(format!("delete it: smolvm delete {id}"))
-            .hint("or choose another name, or none"),
+            .hint(format!("use it: smolvm start {id}"))
+            .hint(format!(
+                "or choose another name, or delete it: smolvm delete {id}"
+            )),
         StoreError::Busy { .. } => {
             Advice::code("sandbox_busy").hint("another command is changing it; try again")
         }
@@ -199,6 +201,8 @@ fn on_access(error: &AccessError) -> Advice {
         AccessError::NotRunning { id, reason, .. } => {
             let advice = Advice::code("not_running").hint(format!("start it: smolvm start {id}"));
             match reason {
+                // Somebody asked for this one, and knows.
+                Some(reason) if reason == "stopped" => advice,
                 Some(reason) => advice
                     .hint(format!("it ended because: {reason}"))
                     .hint(format!("see what it said: smolvm logs {id}")),

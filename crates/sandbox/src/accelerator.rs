@@ -153,6 +153,9 @@ fn why_not_kvm(verdict: &KvmVerdict) -> String {
     match verdict {
         KvmVerdict::Usable { .. } => "KVM is usable".to_owned(),
         KvmVerdict::Absent => "this host has no /dev/kvm".to_owned(),
+        KvmVerdict::NoPermission { group_id: 0, .. } => {
+            "/dev/kvm is there, but only root may open it".to_owned()
+        }
         KvmVerdict::NoPermission {
             group_id,
             group_name,

@@ -36,7 +36,7 @@ fn taken_name_has_a_hint() {
     home.run(&["create", "-n", "box"]);
     let ended = home.run(&["create", "-n", "box"]);
     refused(&ended, 1, "sandbox 'box' already exists");
-    assert!(ended.stderr.contains("hint: delete it: smolvm delete box"));
+    assert!(ended.stderr.contains("hint: use it: smolvm start box"));
     let ended = home.run(&["run", "-n", "box", "true"]);
     refused(&ended, 125, "sandbox 'box' already exists");
     home.run(&["delete", "box"]);

@@ -11,6 +11,9 @@ use super::Check;
 use crate::hints::INSTALL_QEMU;
 use crate::text;
 
+/// Number of the group `root` (group(5)).
+const ROOT_GROUP: u32 = 0;
+
 /// The engine that `auto` means in this version, which has no other.
 pub(super) const RESOLVED_ENGINE: &str = "qemu";
 
@@ -66,9 +69,19 @@ pub(super) fn kvm(choice: &Choice) -> Check {
             "switch virtualization on in the firmware, or nested virtualization in the hypervisor \
              this host is a guest of",
         ),
-        KvmVerdict::NoPermission { group_name, .. } => {
-            let group = group_name.as_deref().unwrap_or("kvm");
-            let fix = format!("sudo usermod -aG {group} \"$USER\", then log in again");
+        KvmVerdict::NoPermission {
+            group_id,
+            group_name,
+        } => {
+            // Nobody should join root's group for this: the device is given to a group of its own.
+            let fix = match group_name.as_deref() {
+                Some(group) if *group_id != ROOT_GROUP => {
+                    format!("sudo usermod -aG {group} \"$USER\", then log in again")
+                }
+                _ => "sudo chgrp kvm /dev/kvm && sudo chmod 660 /dev/kvm && sudo usermod -aG kvm \
+                      \"$USER\", then log in again"
+                    .to_owned(),
+            };
             Check::warn("kvm", slower, fix)
         }
         KvmVerdict::Busy { .. } => Check::warn(

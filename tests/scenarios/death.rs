@@ -72,28 +72,31 @@ fn killed_supervisor_takes_its_vmm_with_it_and_the_next_command_says_so() {
     assert_eq!(host.sh("box", "echo back").ok().text(), "back\n");
 }
 
-#[test]
-fn killed_vmm_ends_the_command_with_the_reason() {
-    let host = Host::new();
-    host.start("box", &[]);
-    let exec = [
-        "exec",
-        "--json",
-        "box",
-        "--",
-        "sh",
-        "-c",
-        "echo begun; exec sleep 1000",
-    ];
+/// Runs a command in `box` that goes on until something ends it.
+fn endless_command(host: &Host) -> std::process::Child {
+    let exec = ["exec", "--json", "box", "--", "sleep", "1000"];
     let client = host.command(&exec).spawn().expect("spawned");
     host.wait_until("the command", |host| {
         host.sh("box", "pgrep -fx 'sleep 1000'").code == 0
     });
-    kill(host.process("qemu-system"));
+    client
+}
+
+/// Waits for a client and returns its exit code and the reason its command ended for.
+fn end_of(client: std::process::Child) -> (Option<i32>, String) {
     let output = client.wait_with_output().expect("collected");
-    assert_eq!(output.status.code(), Some(125));
     let document: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    assert_eq!(document["data"]["reason"], "guest_died", "{document:#}");
+    let reason = document["data"]["reason"].as_str().expect("a reason");
+    (output.status.code(), reason.to_owned())
+}
+
+#[test]
+fn killed_vmm_ends_the_command_with_the_reason() {
+    let host = Host::new();
+    host.start("box", &[]);
+    let client = endless_command(&host);
+    kill(host.process("qemu-system"));
+    assert_eq!(end_of(client), (Some(125), "guest_died".to_owned()));
     let (state, reason) = status(&host, "box");
     assert_eq!(state, "error");
     assert!(reason.contains("signal: 9"), "{reason}");
@@ -127,31 +130,16 @@ fn kernel_panic_is_reported_as_such_with_the_last_console_lines() {
 fn delete_during_a_command_ends_it_as_stopped() {
     let host = Host::new();
     host.start("box", &[]);
-    let exec = ["exec", "--json", "box", "--", "sleep", "1000"];
-    let client = host.command(&exec).spawn().expect("spawned");
-    host.wait_until("the command", |host| {
-        host.sh("box", "pgrep -fx 'sleep 1000'").code == 0
-    });
+    let client = endless_command(&host);
     let _deleted = host.smolvm(&["delete", "box"]).ok();
-    let output = client.wait_with_output().expect("collected");
-    let document: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    assert_eq!(
-        document["data"]["reason"], "sandbox_stopped",
-        "{document:#}"
-    );
+    assert_eq!(end_of(client), (Some(125), "sandbox_stopped".to_owned()));
 }
 
 #[test]
 fn killed_exec_client_takes_its_command_with_it() {
     let host = Host::new();
     host.start("box", &[]);
-    let mut client = host
-        .command(&["exec", "box", "--", "sleep", "1000"])
-        .spawn()
-        .expect("spawned");
-    host.wait_until("the command", |host| {
-        host.sh("box", "pgrep -fx 'sleep 1000'").code == 0
-    });
+    let mut client = endless_command(&host);
     kill(client.id());
     wait(&mut client);
     host.wait_until("the command's end", |host| {

@@ -6,8 +6,8 @@
 //!   <data_dir>/sandboxes/<id>/spec.json   what was asked for
 //!   <data_dir>/sandboxes/<id>/state.json  where it is in its life
 //!   <data_dir>/sandboxes/<id>/...         overlay, plan, logs, socket
-//!   <data_dir>/sandboxes/.new-XXXXXX/     being created; takes its name by rename
-//!   <data_dir>/sandboxes/.gone-XXXXXX/    being deleted; gave up its name by rename
+//!   <data_dir>/sandboxes/.new-RANDOM/     being created; takes its name by rename
+//!   <data_dir>/sandboxes/.gone-RANDOM/    being deleted; gave up its name by rename
 //! ```
 //!
 //! Liveness is the lock and nothing else (flock(2)): it belongs to the open file, passes from

@@ -92,7 +92,7 @@ fn time_table(times: &[(&str, Duration)]) -> String {
 fn next_steps() -> String {
     let mut text = String::from("Next, with target/release in your PATH:\n");
     for (command, effect) in NEXT_STEPS {
-        text += &format!("  {command:<46}{effect}\n");
+        text += &format!("  {command:<53}{effect}\n");
     }
     text
 }

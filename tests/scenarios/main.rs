@@ -4,6 +4,7 @@ mod commands;
 mod death;
 mod engine_contract;
 mod files;
+mod jail;
 mod lifecycle;
 mod refusals;
 mod terminal;

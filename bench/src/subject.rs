@@ -10,7 +10,7 @@ use serde_bytes::ByteBuf;
 use smolvm_image::NoProgress;
 use smolvm_sandbox::accelerator::{self, AcceleratorChoice};
 use smolvm_sandbox::engine::Accelerator;
-use smolvm_sandbox::message::{Command as GuestCommand, Exec};
+use smolvm_sandbox::message::{Command as GuestCommand, Exec, Limits};
 use smolvm_sandbox::{Installation, Lifetime, Output, Sandbox, SandboxId, SandboxSpec};
 use tokio::runtime::Runtime;
 
@@ -209,6 +209,7 @@ async fn run(sandbox: &Sandbox, words: &[&str]) -> Result<(), Box<dyn Error>> {
         stdin: false,
         terminal: None,
         timeout_ms: None,
+        limits: Limits::default(),
     };
     let mut process = sandbox.exec(exec).await?;
     loop {

@@ -15,6 +15,7 @@ fn hello(generation: u32, oldest_generation: u32) -> Request {
         generation,
         oldest_generation,
         unix_time_ns: 0,
+        max_processes: None,
     })
 }
 

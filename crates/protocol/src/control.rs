@@ -28,6 +28,28 @@ pub enum SupervisorRequest {
         /// Milliseconds the guest has for an orderly shutdown; zero kills at once.
         grace_ms: u64,
     },
+    /// Holds the machine still. Answer: [`SupervisorReply::Done`].
+    Pause,
+    /// Lets a paused machine go on. Answer: [`SupervisorReply::Done`].
+    Resume,
+    /// Makes a port of the guest's loopback reachable on the host's loopback, until it is closed
+    /// or the machine ends. The same pair again is the same forward. Answer:
+    /// [`SupervisorReply::Forwarded`].
+    Forward {
+        /// Port in the guest, 1 to 65535.
+        guest_port: u16,
+        /// Port on the host that is wished for; another one is chosen when it is taken or absent.
+        host_port: Option<u16>,
+    },
+    /// Closes a forward and its connections. Answer: [`SupervisorReply::Done`].
+    Unforward {
+        /// Port on the host.
+        host_port: u16,
+        /// Port in the guest.
+        guest_port: u16,
+    },
+    /// Asks for the forwards. Answer: [`SupervisorReply::Forwards`].
+    Forwards,
     /// Kills the machine and removes the sandbox with all its files. Answer:
     /// [`SupervisorReply::Stopped`] when nothing is left but the supervisor itself.
     Delete,
@@ -43,8 +65,23 @@ pub enum SupervisorReply {
     Status(MachineStatus),
     /// The machine is gone.
     Stopped,
+    /// What was asked for is done.
+    Done,
+    /// The forward is there.
+    Forwarded(Forward),
+    /// The forwards there are.
+    Forwards(Vec<Forward>),
     /// The request is refused or failed.
     Refused(Refusal),
+}
+
+/// A port of the guest's loopback that can be reached on the host's loopback.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forward {
+    /// Port on 127.0.0.1 of the host.
+    pub host_port: u16,
+    /// Port on the loopback of the guest.
+    pub guest_port: u16,
 }
 
 /// How a machine is and has been.

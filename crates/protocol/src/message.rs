@@ -72,6 +72,36 @@ pub enum Request {
         /// Absolute path of the directory that receives the archive's entries.
         path: ByteBuf,
     },
+    /// Gives a file or directory another name on the same file system. Answer: [`Event::Done`].
+    Move {
+        /// Absolute path of what is moved; a symbolic link itself, never its target.
+        from: ByteBuf,
+        /// Absolute path that it gets.
+        to: ByteBuf,
+        /// Whether a file that is there already is replaced.
+        replace: bool,
+    },
+    /// Starts a job: a command that outlives the stream. Answer: [`Event::Started`], then
+    /// [`Event::Done`].
+    StartJob(StartJob),
+    /// Attaches to a job. Answer: [`Event::Job`], then its output from the cursor on as output
+    /// frames, with an [`Event::Lost`] before the first byte that is still kept where the cursor
+    /// is older than that; in the end [`Event::Exited`]. The host may send input and
+    /// [`Control`]s as with [`Request::Exec`]. Dropping the stream leaves the job as it is.
+    AttachJob {
+        /// The job's name.
+        id: String,
+        /// Bytes of output, of both kinds together, that the host has had already.
+        cursor: u64,
+    },
+    /// Lists the jobs. Answer: any number of [`Event::Job`], in no order, then [`Event::Done`].
+    ListJobs,
+    /// Kills a job that runs, with everything it started, and forgets it and its output.
+    /// Answer: [`Event::Done`].
+    RemoveJob {
+        /// The job's name.
+        id: String,
+    },
     /// Connects to a TCP port inside the guest. Answer: [`Event::Connected`]; after it the stream
     /// carries raw bytes both ways without frames, and each side's close is a half-close.
     Connect(Connect),
@@ -90,6 +120,9 @@ pub struct HostHello {
     /// The host's wall clock, in nanoseconds since the Unix epoch. The agent sets the guest's
     /// clock to it.
     pub unix_time_ns: u64,
+    /// Processes and threads that all commands together may have; unlimited when absent.
+    #[serde(default)]
+    pub max_processes: Option<u32>,
 }
 
 /// What the agent says of itself when a session opens.
@@ -149,6 +182,55 @@ pub struct Exec {
     /// Milliseconds after which the command and everything it started are killed.
     #[serde(default)]
     pub timeout_ms: Option<u64>,
+    /// What the command and everything it starts may use together.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// What one command may use of its guest. Enforced by its cgroup; absent is unlimited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Limits {
+    /// Memory in MiB; more ends in [`ExitReason::OutOfMemory`].
+    pub memory_mib: Option<u32>,
+    /// Processor time in hundredths of one CPU: 50 is half a CPU, 200 two.
+    pub cpu_percent: Option<u32>,
+    /// Processes and threads.
+    pub processes: Option<u32>,
+}
+
+/// A job to start: a command that outlives the connection that started it, with its output kept
+/// in the guest for whoever attaches.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartJob {
+    /// Its name, unique in the guest: 1 to 64 of `a-z`, `0-9`, `-` and `_`.
+    pub id: String,
+    /// The command.
+    pub exec: Exec,
+    /// Bytes of output that are kept; older ones are lost. See [`MAX_JOB_BUFFER_BYTES`].
+    pub buffer_bytes: u32,
+}
+
+/// Most output that an agent keeps of one job, in bytes. It lies in the guest's memory.
+pub const MAX_JOB_BUFFER_BYTES: u32 = 64 * 1024 * 1024;
+
+/// Most jobs that an agent knows at a time, ended ones included.
+pub const MAX_JOBS: usize = 64;
+
+/// How a job is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobStatus {
+    /// Its name.
+    pub id: String,
+    /// The command's process ID in the guest.
+    pub pid: u32,
+    /// How it ended, once it has.
+    #[serde(default)]
+    pub exit: Option<Exit>,
+    /// The oldest byte of output that is kept.
+    pub oldest: u64,
+    /// Bytes of output so far, of both kinds together.
+    pub written: u64,
 }
 
 /// What an [`Exec`] runs.
@@ -230,6 +312,13 @@ pub enum Event {
     Connected,
     /// What a file is.
     Attributes(Attributes),
+    /// How a job is.
+    Job(JobStatus),
+    /// Output that is not kept any more.
+    Lost {
+        /// How much.
+        bytes: u64,
+    },
     /// One entry of a directory.
     Entry {
         /// Its name: no slash, not `.` or `..`.
@@ -399,6 +488,7 @@ mod tests {
                         stdin,
                         terminal,
                         timeout_ms,
+                        limits: Limits::default(),
                     }
                 },
             )
@@ -476,7 +566,8 @@ mod tests {
             HostHello {
                 generation: 9,
                 oldest_generation: 1,
-                unix_time_ns: 5
+                unix_time_ns: 5,
+                max_processes: None,
             }
         );
     }

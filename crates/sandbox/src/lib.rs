@@ -49,8 +49,8 @@ pub use record::RecordError;
 pub use sandbox::{AccessError, CreateError, Sandbox, StartError, StartReport};
 pub use smolvm_protocol::{control, message, probe};
 pub use spec::{
-    DEFAULT_DISK, DEFAULT_MEMORY, DEFAULT_VCPUS, DiskMib, EngineChoice, Lifetime, MemoryMib,
-    SandboxId, SandboxSpec, SpecError, VcpuCount,
+    CustomBoot, DEFAULT_DISK, DEFAULT_MEMORY, DEFAULT_VCPUS, DiskMib, EngineChoice, Lifetime,
+    MemoryMib, SandboxId, SandboxSpec, SpecError, VcpuCount,
 };
 pub use state::{SandboxState, Transition};
 pub use store::{Reaped, SandboxInfo, Store, StoreError};

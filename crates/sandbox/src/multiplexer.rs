@@ -88,6 +88,7 @@ impl AgentSession {
             generation: GENERATION,
             oldest_generation: OLDEST_GENERATION,
             unix_time_ns: unix_time_ms().saturating_mul(1_000_000),
+            max_processes: None,
         });
         let hello = match self.ask(&request).await? {
             Event::Hello(hello) => hello,

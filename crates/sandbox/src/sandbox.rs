@@ -398,9 +398,7 @@ impl Sandbox {
         match self.reply(&mut connection, ANSWER_PATIENCE).await? {
             SupervisorReply::Status(status) => Ok(status),
             SupervisorReply::Refused(refusal) => Err(AccessError::Refused(refusal)),
-            SupervisorReply::StreamOpened | SupervisorReply::Stopped => {
-                Err(AccessError::Unexpected)
-            }
+            _ => Err(AccessError::Unexpected),
         }
     }
 
@@ -470,9 +468,7 @@ impl Sandbox {
         match self.reply(&mut connection, patience).await {
             Ok(SupervisorReply::Stopped) => Ok(()),
             Ok(SupervisorReply::Refused(refusal)) => Err(AccessError::Refused(refusal)),
-            Ok(SupervisorReply::StreamOpened | SupervisorReply::Status(_)) => {
-                Err(AccessError::Unexpected)
-            }
+            Ok(_) => Err(AccessError::Unexpected),
             // It was ending already, for another reason or for another client.
             Err(AccessError::ConnectionEnded) => Err(self.not_running().await),
             Err(error) => Err(error),
@@ -502,9 +498,7 @@ impl Sandbox {
         match self.reply(&mut connection, ANSWER_PATIENCE).await {
             Ok(SupervisorReply::StreamOpened) => Ok(connection),
             Ok(SupervisorReply::Refused(refusal)) => Err(AccessError::Refused(refusal)),
-            Ok(SupervisorReply::Stopped | SupervisorReply::Status(_)) => {
-                Err(AccessError::Unexpected)
-            }
+            Ok(_) => Err(AccessError::Unexpected),
             Err(AccessError::ConnectionEnded) => Err(self.not_running().await),
             Err(error) => Err(error),
         }

@@ -1,6 +1,8 @@
 //! What a caller asks for: names and sizes that are legal by construction.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -273,6 +275,42 @@ pub struct SandboxSpec {
     pub disk: DiskMib,
     /// How long it lives.
     pub lifetime: Lifetime,
+    /// What its owner has written on it: names and values, for people and programs.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Milliseconds without any operation after which it ends.
+    #[serde(default)]
+    pub idle_timeout_ms: Option<u64>,
+    /// Milliseconds from its start after which it ends, whoever uses it.
+    #[serde(default)]
+    pub max_lifetime_ms: Option<u64>,
+    /// Processes and threads that all commands together may have.
+    #[serde(default)]
+    pub max_processes: Option<u32>,
+    /// Files to boot from instead of those of the image.
+    #[serde(default)]
+    pub custom: Option<CustomBoot>,
+    /// Whether its disk stays when it is deleted, for the next sandbox of the same name.
+    #[serde(default)]
+    pub keeps_disk: bool,
+}
+
+/// Files of the user's own that a machine boots from. What is absent comes from the image.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CustomBoot {
+    /// The kernel: an ELF file with a PVH entry, or a bzImage.
+    pub kernel: Option<PathBuf>,
+    /// The root file system: ext4, squashfs or erofs.
+    pub root_image: Option<PathBuf>,
+    /// An initramfs that is unpacked before ours.
+    pub initramfs: Option<PathBuf>,
+    /// More disks, in this order.
+    pub extra_drives: Vec<PathBuf>,
+    /// More of the kernel's command line.
+    pub boot_args: Option<String>,
+    /// Whether the guest writes to the root file system itself rather than to a layer over it.
+    pub is_shared: bool,
 }
 
 impl SandboxSpec {
@@ -287,6 +325,12 @@ impl SandboxSpec {
             memory: DEFAULT_MEMORY,
             disk: DEFAULT_DISK,
             lifetime,
+            labels: BTreeMap::new(),
+            idle_timeout_ms: None,
+            max_lifetime_ms: None,
+            max_processes: None,
+            custom: None,
+            keeps_disk: false,
         }
     }
 }

@@ -28,7 +28,7 @@ use crate::refusal;
 use crate::session::Environment;
 
 /// Names of the operations as they are on the wire.
-const REQUEST_NAMES: [&str; 12] = [
+const REQUEST_NAMES: [&str; 17] = [
     "hello",
     "exec",
     "read_file",
@@ -39,6 +39,11 @@ const REQUEST_NAMES: [&str; 12] = [
     "remove",
     "read_tree",
     "write_tree",
+    "move",
+    "start_job",
+    "attach_job",
+    "list_jobs",
+    "remove_job",
     "connect",
     "shutdown",
 ];
@@ -92,6 +97,13 @@ async fn run(
         Request::Remove { path, recursive } => remove::run(host, path, recursive).await,
         Request::ReadTree { path } => read_tree::run(host, path).await,
         Request::WriteTree { path } => write_tree::run(host, path).await,
+        Request::Move { .. }
+        | Request::StartJob(_)
+        | Request::AttachJob { .. }
+        | Request::ListJobs
+        | Request::RemoveJob { .. } => {
+            Err(refusal::refused(RefusalCode::UnknownRequest, "not there yet").into())
+        }
         Request::Connect(target) => return connect::run(conversation, &target).await,
         Request::Shutdown => shutdown::run(host, environment).await,
     };

@@ -11,7 +11,8 @@ use futures::{SinkExt, StreamExt};
 use serde_bytes::ByteBuf;
 use smolvm_agent::{Environment, serve};
 use smolvm_protocol::message::{
-    Attributes, Command, Control, Event, Exec, Exit, ExitReason, Refusal, RefusalCode, Request,
+    Attributes, Command, Control, Event, Exec, Exit, ExitReason, Limits, Refusal, RefusalCode,
+    Request,
 };
 use smolvm_protocol::{Frame, FrameCodec, FrameKind};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -257,6 +258,7 @@ fn exec(command: Command) -> Exec {
         stdin: false,
         terminal: None,
         timeout_ms: None,
+        limits: Limits::default(),
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_bytes::ByteBuf;
 use serde_json::{Map, Value, json};
-use smolvm_sandbox::message::{Command, Exec, ExitReason};
+use smolvm_sandbox::message::{Command, Exec, ExitReason, Limits};
 use smolvm_sandbox::{End, EndReason, ErrorKind, SandboxId};
 
 use crate::failure::Failure;
@@ -101,6 +101,7 @@ impl ProgramArgs {
             stdin,
             terminal: self.tty.then(terminal::size),
             timeout_ms: self.timeout.map(timeout_ms),
+            limits: Limits::default(),
         })
     }
 }

@@ -55,13 +55,12 @@ impl SandboxArgs {
     /// Returns the specification of the sandbox: flags, then the environment, then defaults.
     pub(crate) fn spec(self, lifetime: Lifetime, settings: &Settings) -> SandboxSpec {
         SandboxSpec {
-            id: self.name.unwrap_or_else(SandboxId::random),
             image: self.image,
             engine: self.engine.unwrap_or(settings.engine),
             vcpus: self.cpus.unwrap_or(DEFAULT_VCPUS),
             memory: self.memory.unwrap_or(DEFAULT_MEMORY),
             disk: self.disk_size.unwrap_or(DEFAULT_DISK),
-            lifetime,
+            ..SandboxSpec::new(self.name.unwrap_or_else(SandboxId::random), lifetime)
         }
     }
 }

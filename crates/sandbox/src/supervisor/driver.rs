@@ -251,6 +251,17 @@ impl Driver {
                 let status = SupervisorReply::Status(self.status());
                 clients::reply(connection, &status).await;
             }
+            SupervisorRequest::Pause
+            | SupervisorRequest::Resume
+            | SupervisorRequest::Forward { .. }
+            | SupervisorRequest::Unforward { .. }
+            | SupervisorRequest::Forwards => {
+                let refusal = Refusal {
+                    code: RefusalCode::UnknownRequest,
+                    message: "not there yet".to_owned(),
+                };
+                clients::reply(connection, &SupervisorReply::Refused(refusal)).await;
+            }
             SupervisorRequest::OpenStream if self.state.state == SandboxState::Running => {
                 self.clients.relay(self.session.clone(), connection);
             }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::{SinkExt as _, StreamExt as _};
 use smolvm_protocol::Frame;
 use smolvm_protocol::control::{LeaseRequest, SupervisorReply};
-use smolvm_protocol::message::{Command, Exec, ExitReason, Refusal, RefusalCode};
+use smolvm_protocol::message::{Command, Exec, ExitReason, Limits, Refusal, RefusalCode};
 use tokio::task::JoinHandle;
 
 use super::clients::Connection;
@@ -127,6 +127,7 @@ fn exec(words: &[&str]) -> Exec {
         stdin: true,
         terminal: None,
         timeout_ms: None,
+        limits: Limits::default(),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_bytes::ByteBuf;
-use smolvm_sandbox::message::{Command, Exec};
+use smolvm_sandbox::message::{Command, Exec, Limits};
 use smolvm_sandbox::{EndReason, EngineChoice, Lifetime, Output, Sandbox, SandboxId, SandboxSpec};
 
 use super::Check;
@@ -105,6 +105,7 @@ async fn ask(sandbox: &Sandbox) -> Result<String, Failure> {
             stdin: false,
             terminal: None,
             timeout_ms: Some(COMMAND_TIMEOUT_MS),
+            limits: Limits::default(),
         })
         .await?;
     let mut said = Vec::new();

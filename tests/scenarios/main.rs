@@ -3,6 +3,7 @@
 mod commands;
 mod death;
 mod engine_contract;
+mod environment;
 mod files;
 mod jail;
 mod lifecycle;

@@ -3,6 +3,8 @@
 //! A [`Host`] has its own data directory and the user's real cache, and runs the real `smolvm`
 //! of `target/release`. When it is dropped, nothing may be left: no process, no socket, no file.
 
+mod library;
+
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read as _, Write as _};

@@ -16,6 +16,7 @@
 
 pub mod accelerator;
 pub mod engine;
+mod env;
 mod exec;
 mod files;
 mod installation;
@@ -39,6 +40,7 @@ pub mod sys;
 mod text;
 mod tree;
 
+pub use env::{EnvError, check_env_key};
 pub use exec::{End, EndReason, ExecError, Output, Process, ProcessInput, ProcessOutput};
 pub use files::{DirectoryEntry, FileReader, FileWriter};
 pub use installation::Installation;

@@ -15,6 +15,7 @@
 #![deny(unsafe_code)]
 
 pub mod accelerator;
+mod disk;
 pub mod engine;
 mod env;
 mod exec;

@@ -17,6 +17,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixStream;
 use tokio_util::codec::Framed;
 
+use crate::disk;
 use crate::plan::{self, PlanError};
 use crate::process;
 use crate::record::{RecordError, SandboxDir};
@@ -261,7 +262,7 @@ impl Sandbox {
         let (making, cache_dir) = (store.clone(), installation.cache_dir.clone());
         let lock = tokio::task::spawn_blocking(move || {
             making.create(&spec, |directory| {
-                make_disk(&spec, directory, &cache_dir, &*progress)
+                disk::make(&spec, directory, &cache_dir, &*progress)
             })
         })
         .await
@@ -548,21 +549,6 @@ impl Sandbox {
         };
         tail_of(&directory.console_log())
     }
-}
-
-fn make_disk(
-    spec: &SandboxSpec,
-    directory: &SandboxDir,
-    cache_dir: &std::path::Path,
-    progress: &dyn Progress,
-) -> Result<(), CreateError> {
-    if spec.engine == EngineChoice::Fake {
-        return Ok(());
-    }
-    let cache = smolvm_image::Cache::open(cache_dir)?;
-    let template = smolvm_image::overlay_template(&cache, spec.disk.get(), progress)?;
-    smolvm_image::copy_sparse(&template, &directory.overlay())?;
-    Ok(())
 }
 
 async fn wait_until_ready(

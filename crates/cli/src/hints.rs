@@ -85,6 +85,8 @@ impl From<CreateError> for Failure {
             CreateError::Cache(error) => on_cache(error),
             CreateError::Overlay(error) => on_overlay(error),
             CreateError::Copy(_) => on_full_disk(&error),
+            CreateError::Custom(_) => Advice::code("unusable_file"),
+            CreateError::KeptDiskSize { .. } => Advice::code("kept_disk_size"),
         };
         Self::of(&error, error.kind(), advice)
     }
@@ -280,6 +282,7 @@ pub(crate) fn on_plan(error: &PlanError) -> Advice {
         PlanError::Initramfs(error) => on_initramfs(error),
         PlanError::ImageName { .. } => unknown_image(&smolvm_image::known_images()),
         PlanError::RootImage { source, .. } => on_root_image(source),
+        PlanError::Custom(_) => Advice::code("unusable_file"),
         PlanError::Record(_) => on_full_disk(error),
     }
 }
@@ -317,6 +320,7 @@ fn on_initramfs(error: &InitramfsError) -> Advice {
         InitramfsError::AgentNotExecutable { .. } | InitramfsError::AgentNotStatic { .. } => {
             Advice::code("agent_unusable").hint("build it as it must be: cargo xtask build")
         }
+        InitramfsError::Join { .. } => on_full_disk(error),
         InitramfsError::Module { .. } => Advice::none(),
     }
 }

@@ -49,6 +49,9 @@ const DIRECTORIES: [&str; 8] = [
 const CONSOLE_MAJOR: u32 = 5;
 const CONSOLE_MINOR: u32 = 1;
 
+/// Where an archive after another begins; the format asks for four bytes.
+const JOINT_ALIGNMENT: usize = 4096;
+
 /// Largest agent that is packed; a debug build is some 60 MB.
 const MAX_AGENT_BYTES: u64 = 512 << 20;
 
@@ -88,6 +91,16 @@ pub enum InitramfsError {
     AgentNotStatic {
         /// The agent.
         path: PathBuf,
+    },
+    /// The initial file system that is to come before ours cannot be put there.
+    #[error("cannot {action} {}", path.display())]
+    Join {
+        /// What was attempted.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
     },
     /// A module of the kernel cannot be read.
     #[error("cannot read the module {}", path.display())]
@@ -166,6 +179,42 @@ pub fn check_agent(agent: &Path) -> Result<(), InitramfsError> {
     check_program(agent, &read_agent(agent)?)
 }
 
+/// Writes `target`: the archive `first`, whatever its compression, then the archive `second`.
+///
+/// A kernel unpacks both in this order, so that files of the second replace those of the first
+/// (Linux Documentation/driver-api/early-userspace/buffer-format.rst). `target` is replaced.
+///
+/// # Errors
+///
+/// When a file cannot be read or written.
+pub fn join_initramfs(first: &Path, second: &Path, target: &Path) -> Result<(), InitramfsError> {
+    let error = |action, path: &Path| {
+        let path = path.to_owned();
+        move |source| InitramfsError::Join {
+            action,
+            path,
+            source,
+        }
+    };
+    let mut output = File::create(target).map_err(error("create", target))?;
+    let mut written = 0;
+    for path in [first, second] {
+        let padding = written_padding(written);
+        output
+            .write_all(&[0; JOINT_ALIGNMENT][..padding])
+            .map_err(error("write", target))?;
+        let mut input = File::open(path).map_err(error("open", path))?;
+        written = io::copy(&mut input, &mut output).map_err(error("copy", path))?;
+    }
+    Ok(())
+}
+
+/// Returns how many zero bytes bring `written` bytes to where the next archive may begin.
+fn written_padding(written: u64) -> usize {
+    let rest = usize::try_from(written % JOINT_ALIGNMENT as u64).unwrap_or(0);
+    (JOINT_ALIGNMENT - rest) % JOINT_ALIGNMENT
+}
+
 fn read_agent(path: &Path) -> Result<Vec<u8>, InitramfsError> {
     let agent_error = |source| InitramfsError::Agent {
         path: path.to_owned(),
@@ -219,6 +268,10 @@ fn pack(staging: &Staging, kernel: &Kernel, agent: &[u8]) -> Result<(), Initramf
         (BOOT_MODULE_LIST, &kernel.boot_modules),
         (LATE_MODULE_LIST, &kernel.late_modules),
     ] {
+        if modules.is_empty() {
+            // An initramfs that comes before ours may bring modules and lists of its own.
+            continue;
+        }
         let mut names = String::new();
         for module in modules {
             let bytes = fs::read(module).map_err(|source| InitramfsError::Module {

@@ -162,6 +162,48 @@ pub fn prepared_kernel(
         .transpose()
 }
 
+/// Returns `image`, a kernel that somebody else names, as one to boot: with the modules that were
+/// prepared with it where it is a copy of a prepared kernel, else with none.
+///
+/// # Errors
+///
+/// When `image` or the cache cannot be read.
+pub fn foreign_kernel(
+    cache: &Cache,
+    image: &Path,
+    progress: &dyn Progress,
+) -> Result<Kernel, KernelError> {
+    let read_error = |source| io_error("read", image, source);
+    let size_bytes = fs::metadata(image).map_err(read_error)?.len();
+    let has_its_size = |artefact: &Artefact| {
+        let recorded = artefact.file(IMAGE_FILE);
+        recorded.is_some_and(|(_, recorded_bytes)| recorded_bytes == size_bytes)
+    };
+    if cache.find(&key(), progress, has_its_size)?.is_some() {
+        let found = Digest::of_file(image).map_err(read_error)?;
+        let is_it = |artefact: &Artefact| {
+            let recorded = artefact.file(IMAGE_FILE);
+            recorded.is_some_and(|(recorded, _)| recorded == found)
+        };
+        if let Some(artefact) = cache.find(&key(), progress, is_it)? {
+            let kernel = Kernel::from_artefact(&artefact)?;
+            return Ok(Kernel {
+                image: image.to_owned(),
+                ..kernel
+            });
+        }
+    }
+    Ok(Kernel {
+        image: image.to_owned(),
+        release: String::new(),
+        package: String::new(),
+        // Only the modules matter to what is made for a kernel, and it has none.
+        digest: Digest::of_bytes(b"no modules"),
+        boot_modules: Vec::new(),
+        late_modules: Vec::new(),
+    })
+}
+
 /// Prepares the kernel that the host's package lists offer now, unless it is prepared already.
 ///
 /// Older kernels stay in the cache; [`kernel`] returns the newest.

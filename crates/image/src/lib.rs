@@ -34,10 +34,10 @@ pub use cache::{ArtefactKind, Cache, CacheError, Corruption, ManifestError, Veri
 pub use command::CommandError;
 pub use digest::{Digest, DigestParseError};
 pub use host::{HostProgram, host_programs};
-pub use initramfs::{Initramfs, InitramfsError, check_agent, initramfs};
+pub use initramfs::{Initramfs, InitramfsError, check_agent, initramfs, join_initramfs};
 pub use kernel::{
-    BootImageError, ElfKernelError, Kernel, KernelError, ModuleError, kernel, kernel_from_package,
-    prepared_kernel, update_kernel,
+    BootImageError, ElfKernelError, Kernel, KernelError, ModuleError, foreign_kernel, kernel,
+    kernel_from_package, prepared_kernel, update_kernel,
 };
 pub use overlay::{MIN_OVERLAY_MIB, OverlayError, overlay_template};
 pub use progress::{NoProgress, Progress};

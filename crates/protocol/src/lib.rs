@@ -61,6 +61,14 @@ pub const OVERLAY_DISK_SERIAL: &str = "smolvm-overlay";
 /// Kernel command line parameter that carries the guest's host name.
 pub const HOSTNAME_PARAMETER: &str = "smolvm.hostname";
 
+/// Kernel command line parameter that says how the root image is used: [`ROOT_SHARED`], or read-only
+/// below the overlay disk when it is absent.
+pub const ROOT_PARAMETER: &str = "smolvm.root";
+
+/// Value of [`ROOT_PARAMETER`] for a guest that writes to the root image itself. There is no overlay
+/// disk then.
+pub const ROOT_SHARED: &str = "shared";
+
 /// Directory of the initramfs that holds the kernel modules to load.
 pub const MODULE_DIRECTORY: &str = "/modules";
 

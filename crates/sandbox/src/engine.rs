@@ -81,14 +81,18 @@ impl EnginePlan {
 pub struct BootPlan {
     /// The engine that boots it.
     pub engine: EnginePlan,
-    /// The kernel: an ELF file with a PVH entry.
+    /// The kernel: an ELF file with a PVH entry, or a bzImage.
     pub kernel: PathBuf,
     /// The initramfs with the agent.
     pub initramfs: PathBuf,
-    /// The read-only root image.
+    /// The root image: read-only where there is an overlay.
     pub root_image: PathBuf,
-    /// The writable overlay disk.
-    pub overlay: PathBuf,
+    /// The writable overlay disk; without one the guest writes to the root image itself.
+    pub overlay: Option<PathBuf>,
+    /// More disks, all writable, in this order.
+    pub extra_drives: Vec<PathBuf>,
+    /// More words for the kernel's command line.
+    pub boot_args: String,
     /// The guest's host name.
     pub hostname: String,
     /// Its virtual CPUs.

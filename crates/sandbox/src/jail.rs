@@ -101,19 +101,27 @@ impl JailPlan {
             "/etc/ld.so.preload",
         ];
         let mut readable: Vec<PathBuf> = system.iter().map(PathBuf::from).collect();
-        readable.extend([&plan.kernel, &plan.initramfs, &plan.root_image].map(Clone::clone));
+        readable.extend([&plan.kernel, &plan.initramfs].map(Clone::clone));
         readable.extend(["/dev/urandom", "/dev/null"].map(PathBuf::from));
-        let mut writable = vec![plan.overlay.clone()];
+        let mut writable = plan.extra_drives.clone();
+        match &plan.overlay {
+            Some(overlay) => {
+                readable.push(plan.root_image.clone());
+                writable.push(overlay.clone());
+            }
+            None => writable.push(plan.root_image.clone()),
+        }
+        let sizes = writable.iter().flat_map(std::fs::metadata);
+        let largest_bytes = sizes.map(|file| file.len()).max().unwrap_or(0);
         if accelerator == Accelerator::Kvm {
             writable.push("/dev/kvm".into());
         }
-        let overlay_bytes = std::fs::metadata(&plan.overlay).map_or(0, |file| file.len());
         Self {
             program: program.to_owned(),
             arguments,
             readable,
             writable,
-            max_file_bytes: overlay_bytes.saturating_add(FILE_SIZE_SLACK_BYTES),
+            max_file_bytes: largest_bytes.saturating_add(FILE_SIZE_SLACK_BYTES),
             supervisor_pid: std::process::id(),
         }
     }

@@ -15,6 +15,7 @@
 #![deny(unsafe_code)]
 
 pub mod accelerator;
+mod custom;
 mod disk;
 pub mod engine;
 mod env;
@@ -41,6 +42,7 @@ pub mod sys;
 mod text;
 mod tree;
 
+pub use custom::{CustomBootError, MAX_BOOT_ARGS_BYTES, MAX_EXTRA_DRIVES, MAX_INITRAMFS_BYTES};
 pub use env::{EnvError, check_env_key};
 pub use exec::{End, EndReason, ExecError, Output, Process, ProcessInput, ProcessOutput};
 pub use files::{DirectoryEntry, FileReader, FileWriter};

@@ -3,20 +3,21 @@
 //! Everything that can take long is prepared here, in the caller's process and with its progress:
 //! the kernel, the initramfs, the root image. What comes out is a [`SupervisorPlan`], plain data.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use smolvm_image::Progress;
 
 use crate::accelerator::{self, AcceleratorError};
+use crate::custom::{self, CustomBootError};
 use crate::engine::fake::Script;
 use crate::engine::{Accelerator, BootPlan, EnginePlan};
 use crate::record::{RecordError, SandboxDir, read_json, write_json};
 use crate::{EngineChoice, ErrorKind, Installation, Lifetime, SandboxId, SandboxSpec};
 
 /// Version of the saved plan.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Milliseconds a guest on KVM has until its agent answers; it takes well under 2,000.
 const KVM_START_TIMEOUT_MS: u64 = 30_000;
@@ -73,6 +74,9 @@ pub enum PlanError {
         #[source]
         source: Box<smolvm_image::RootImageError>,
     },
+    /// A file of the user's own cannot be booted from.
+    #[error(transparent)]
+    Custom(#[from] CustomBootError),
     /// The plan could not be saved or read.
     #[error(transparent)]
     Record(#[from] RecordError),
@@ -85,7 +89,7 @@ impl PlanError {
         match self {
             Self::QemuMissing => ErrorKind::Unsupported,
             Self::Accelerator(error) => error.kind(),
-            Self::ImageName { .. } => ErrorKind::InvalidInput,
+            Self::ImageName { .. } | Self::Custom(_) => ErrorKind::InvalidInput,
             Self::RootImage { source, .. }
                 if matches!(**source, smolvm_image::RootImageError::UnknownImage { .. }) =>
             {
@@ -113,7 +117,9 @@ impl SupervisorPlan {
                 kernel: PathBuf::new(),
                 initramfs: PathBuf::new(),
                 root_image: PathBuf::new(),
-                overlay: PathBuf::new(),
+                overlay: None,
+                extra_drives: Vec::new(),
+                boot_args: String::new(),
                 hostname: String::new(),
                 vcpus: spec.vcpus,
                 memory: spec.memory,
@@ -141,11 +147,14 @@ impl SupervisorPlan {
     }
 }
 
-/// The files a machine boots from, all of them in the cache.
+/// The files a machine boots from, and what goes with them.
+#[derive(Default)]
 struct BootFiles {
     kernel: PathBuf,
     initramfs: PathBuf,
     root_image: PathBuf,
+    extra_drives: Vec<PathBuf>,
+    boot_args: String,
 }
 
 /// Resolves `spec` against this host, preparing what is missing.
@@ -161,14 +170,18 @@ pub(crate) async fn resolve(
 ) -> Result<SupervisorPlan, PlanError> {
     let (engine, start_timeout_ms) = engine_plan(spec, installation).await?;
     let files = match engine {
-        EnginePlan::Fake(_) => no_files(),
+        EnginePlan::Fake(_) => BootFiles::default(),
         EnginePlan::Qemu { .. } => {
-            let (image, installation) = (spec.image.clone(), installation.clone());
-            tokio::task::spawn_blocking(move || prepare_files(&image, &installation, &*progress))
-                .await
-                .expect("prepare_files does not panic and is never cancelled")?
+            let (spec, installation) = (spec.clone(), installation.clone());
+            let joined = directory.initramfs();
+            tokio::task::spawn_blocking(move || {
+                prepare_files(&spec, &installation, &joined, &*progress)
+            })
+            .await
+            .expect("prepare_files does not panic and is never cancelled")?
         }
     };
+    let is_shared = spec.custom.as_ref().is_some_and(|custom| custom.is_shared);
     Ok(SupervisorPlan {
         version: VERSION,
         id: spec.id.clone(),
@@ -179,7 +192,9 @@ pub(crate) async fn resolve(
             kernel: files.kernel,
             initramfs: files.initramfs,
             root_image: files.root_image,
-            overlay: directory.overlay(),
+            overlay: (!is_shared).then(|| directory.overlay()),
+            extra_drives: files.extra_drives,
+            boot_args: files.boot_args,
             // A host name has no underscore (RFC 952, "Grammatical Host Table Specification").
             hostname: spec.id.as_str().replace('_', "-"),
             vcpus: spec.vcpus,
@@ -209,34 +224,56 @@ async fn engine_plan(
     Ok((engine, timeout_ms))
 }
 
-fn no_files() -> BootFiles {
-    BootFiles {
-        kernel: PathBuf::new(),
-        initramfs: PathBuf::new(),
-        root_image: PathBuf::new(),
-    }
-}
-
+/// Prepares the files that `spec` does not name; `joined` is where an initramfs goes that is made
+/// for this sandbox alone.
 fn prepare_files(
-    image: &str,
+    spec: &SandboxSpec,
     installation: &Installation,
+    joined: &Path,
     progress: &dyn Progress,
 ) -> Result<BootFiles, PlanError> {
+    // Looked at again: since the sandbox was made, the files can have gone or changed.
+    let custom = spec.custom.as_ref().map(custom::checked).transpose()?;
+    let custom = custom.unwrap_or_default();
     let cache = smolvm_image::Cache::open(&installation.cache_dir)?;
+    let root_image = match custom.root_image {
+        Some(root_image) => root_image,
+        None => image_file(&cache, &spec.image, progress)?,
+    };
+    let kernel = match &custom.kernel {
+        Some(kernel) => smolvm_image::foreign_kernel(&cache, kernel, progress)?,
+        None => smolvm_image::kernel(&cache, progress)?,
+    };
+    let initramfs = smolvm_image::initramfs(&cache, &kernel, &installation.agent, progress)?;
+    let initramfs = match &custom.initramfs {
+        Some(first) => {
+            smolvm_image::join_initramfs(first, &initramfs.path, joined)?;
+            joined.to_owned()
+        }
+        None => initramfs.path,
+    };
+    Ok(BootFiles {
+        kernel: kernel.image,
+        initramfs,
+        root_image,
+        extra_drives: custom.extra_drives,
+        boot_args: custom.boot_args.unwrap_or_default(),
+    })
+}
+
+fn image_file(
+    cache: &smolvm_image::Cache,
+    image: &str,
+    progress: &dyn Progress,
+) -> Result<PathBuf, PlanError> {
     let name = image
         .parse()
         .map_err(|source| PlanError::ImageName { source })?;
-    let root_image = smolvm_image::root_image(&cache, &name, progress).map_err(|source| {
-        PlanError::RootImage {
+    let root_image = smolvm_image::root_image(cache, &name, progress);
+    root_image
+        .map(|root_image| root_image.path)
+        .map_err(|source| PlanError::RootImage {
             image: image.to_owned(),
             source: Box::new(source),
-        }
-    })?;
-    let kernel = smolvm_image::kernel(&cache, progress)?;
-    let initramfs = smolvm_image::initramfs(&cache, &kernel, &installation.agent, progress)?;
-    Ok(BootFiles {
-        kernel: kernel.image,
-        initramfs: initramfs.path,
-        root_image: root_image.path,
-    })
+        })
 }

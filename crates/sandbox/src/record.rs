@@ -179,6 +179,10 @@ impl SandboxDir {
         self.path.join("supervisor.sock")
     }
 
+    pub(crate) fn initramfs(&self) -> PathBuf {
+        self.path.join("initramfs.img")
+    }
+
     pub(crate) fn overlay(&self) -> PathBuf {
         self.path.join("overlay.img")
     }

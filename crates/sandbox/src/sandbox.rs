@@ -17,6 +17,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixStream;
 use tokio_util::codec::Framed;
 
+use crate::custom::{self, CustomBootError};
 use crate::disk;
 use crate::plan::{self, PlanError};
 use crate::process;
@@ -59,6 +60,24 @@ pub enum CreateError {
     /// The writable disk could not be made.
     #[error("make the sandbox's disk")]
     Overlay(#[from] smolvm_image::OverlayError),
+    /// A file of the user's own cannot be booted from.
+    #[error(transparent)]
+    Custom(#[from] CustomBootError),
+    /// The disk that the last sandbox of this name left is not of the size asked for.
+    #[error(
+        "the kept disk of '{id}' has {kept_mib} MiB, not {wanted_mib} MiB; ask for its size, or \
+         remove {}", path.display()
+    )]
+    KeptDiskSize {
+        /// The sandbox.
+        id: SandboxId,
+        /// Size of the kept disk.
+        kept_mib: u64,
+        /// Size asked for.
+        wanted_mib: u32,
+        /// The kept disk.
+        path: PathBuf,
+    },
     /// The writable disk could not be copied.
     #[error("copy the sandbox's disk")]
     Copy(#[from] smolvm_image::CopyError),
@@ -69,7 +88,8 @@ impl CreateError {
     #[must_use]
     pub const fn kind(&self) -> ErrorKind {
         match self {
-            Self::UnknownImage { .. } => ErrorKind::InvalidInput,
+            Self::UnknownImage { .. } | Self::Custom(_) => ErrorKind::InvalidInput,
+            Self::KeptDiskSize { .. } => ErrorKind::Conflict,
             Self::Store(error) => error.kind(),
             Self::Cache(_) | Self::Overlay(_) | Self::Copy(_) => ErrorKind::Host,
         }
@@ -247,9 +267,10 @@ impl Sandbox {
     /// When the name is taken, the image unknown, or the disk cannot be made. Nothing is left.
     pub async fn create(
         installation: Arc<Installation>,
-        spec: SandboxSpec,
+        mut spec: SandboxSpec,
         progress: Arc<dyn Progress>,
     ) -> Result<Self, CreateError> {
+        spec.custom = spec.custom.as_ref().map(custom::checked).transpose()?;
         let store = Store::open(&installation.data_dir)?;
         let id = spec.id.clone();
         let known = smolvm_image::known_images();
@@ -261,9 +282,18 @@ impl Sandbox {
         }
         let (making, cache_dir) = (store.clone(), installation.cache_dir.clone());
         let lock = tokio::task::spawn_blocking(move || {
-            making.create(&spec, |directory| {
-                disk::make(&spec, directory, &cache_dir, &*progress)
-            })
+            let lock = making.create(&spec, |directory| {
+                disk::make(
+                    &spec,
+                    directory,
+                    &making.kept_disk(&spec.id),
+                    &cache_dir,
+                    &*progress,
+                )
+            })?;
+            // The sandbox has it now; until it was complete, the disk had both names.
+            making.forget_kept_disk(&spec.id, lock.directory());
+            Ok::<_, CreateError>(lock)
         })
         .await
         .expect("making a directory does not panic and is never cancelled")?;

@@ -301,7 +301,7 @@ pub struct SandboxSpec {
 pub struct CustomBoot {
     /// The kernel: an ELF file with a PVH entry, or a bzImage.
     pub kernel: Option<PathBuf>,
-    /// The root file system: ext4, squashfs or erofs.
+    /// The root file system: ext4, squashfs or erofs (this where the kernel has it built in).
     pub root_image: Option<PathBuf>,
     /// An initramfs that is unpacked before ours.
     pub initramfs: Option<PathBuf>,

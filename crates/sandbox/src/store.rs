@@ -6,6 +6,7 @@
 //!   <data_dir>/sandboxes/<id>/spec.json   what was asked for
 //!   <data_dir>/sandboxes/<id>/state.json  where it is in its life
 //!   <data_dir>/sandboxes/<id>/...         overlay, plan, logs, socket
+//!   <data_dir>/kept-disks/<id>.img       disk of a deleted sandbox, for the next of its name
 //!   <data_dir>/sandboxes/.new-RANDOM/     being created; takes its name by rename
 //!   <data_dir>/sandboxes/.gone-RANDOM/    being deleted; gave up its name by rename
 //! ```
@@ -336,6 +337,7 @@ impl Store {
 
     /// Removes a sandbox's files: the name is free at once, then the files go.
     pub(crate) fn remove(&self, lock: SandboxLock) -> Result<(), StoreError> {
+        self.keep_disk(&lock)?;
         let path = lock.directory.path();
         let gone = tempfile::Builder::new()
             .prefix(".gone-")
@@ -356,6 +358,44 @@ impl Store {
         remove_tree(&gone);
         drop(lock);
         Ok(())
+    }
+
+    /// Returns where the disk of the sandbox `id` is, or will be, once the sandbox is deleted.
+    pub(crate) fn kept_disk(&self, id: &SandboxId) -> PathBuf {
+        let data_dir = self.root.parent().unwrap_or(&self.root);
+        data_dir.join("kept-disks").join(format!("{id}.img"))
+    }
+
+    /// Removes the kept disk of the sandbox `id` if the new sandbox in `directory` has it now.
+    pub(crate) fn forget_kept_disk(&self, id: &SandboxId, directory: &SandboxDir) {
+        let kept = self.kept_disk(id);
+        if File::open(directory.overlay()).is_ok_and(|overlay| is_same_file(&overlay, &kept)) {
+            // Where it stays, it is the same file as the sandbox's disk, and is kept once more.
+            let _taken = fs::remove_file(kept);
+        }
+    }
+
+    /// Moves the disk of a sandbox that keeps it out of its directory. A sandbox whose description
+    /// is damaged keeps nothing: it can only be removed.
+    fn keep_disk(&self, lock: &SandboxLock) -> Result<(), StoreError> {
+        let overlay = lock.directory.overlay();
+        let spec = match lock.directory.read_spec() {
+            Ok((spec, _)) if spec.keeps_disk => spec,
+            _ => return Ok(()),
+        };
+        let kept = self.kept_disk(&spec.id);
+        let parent = kept.parent().unwrap_or(&self.root);
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(parent)
+            .map_err(|source| files_error("create", parent, source))?;
+        match fs::rename(&overlay, &kept) {
+            Ok(()) => Ok(()),
+            // A shared root leaves no disk, and a deletion that was cut off has moved it already.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(source) => Err(files_error("keep", &overlay, source)),
+        }
     }
 
     /// Returns the files of the sandbox `id`.
@@ -527,7 +567,7 @@ pub(crate) fn remove_if_there(path: &Path) {
     }
 }
 
-fn files_error(action: &'static str, path: &Path, source: io::Error) -> StoreError {
+pub(crate) fn files_error(action: &'static str, path: &Path, source: io::Error) -> StoreError {
     StoreError::Files {
         action,
         path: path.to_owned(),

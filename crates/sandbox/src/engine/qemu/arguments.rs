@@ -3,7 +3,10 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use smolvm_protocol::{AGENT_PORT, HOSTNAME_PARAMETER, OVERLAY_DISK_SERIAL, ROOT_DISK_SERIAL};
+use smolvm_protocol::{
+    AGENT_PORT, HOSTNAME_PARAMETER, OVERLAY_DISK_SERIAL, ROOT_DISK_SERIAL, ROOT_PARAMETER,
+    ROOT_SHARED,
+};
 
 use super::{AGENT_FD, CONSOLE_FD, QMP_FD};
 use crate::engine::{Accelerator, BootPlan};
@@ -14,8 +17,15 @@ pub(super) fn of(plan: &BootPlan, accelerator: Accelerator, tsc_khz: u64) -> Vec
     machine(&mut line, plan, accelerator);
     kernel(&mut line, plan, accelerator, tsc_khz);
     connections(&mut line);
-    line.disk("root", &plan.root_image, ROOT_DISK_SERIAL, true);
-    line.disk("overlay", &plan.overlay, OVERLAY_DISK_SERIAL, false);
+    let has_overlay = plan.overlay.is_some();
+    line.disk("root", &plan.root_image, ROOT_DISK_SERIAL, has_overlay);
+    if let Some(overlay) = &plan.overlay {
+        line.disk("overlay", overlay, OVERLAY_DISK_SERIAL, false);
+    }
+    for (index, drive) in plan.extra_drives.iter().enumerate() {
+        let id = format!("extra{index}");
+        line.disk(&id, drive, &format!("smolvm-{id}"), false);
+    }
     line.0
 }
 
@@ -50,14 +60,11 @@ fn machine(line: &mut CommandLine, plan: &BootPlan, accelerator: Accelerator) {
 fn kernel(line: &mut CommandLine, plan: &BootPlan, accelerator: Accelerator, tsc_khz: u64) {
     line.path("-kernel", &plan.kernel);
     line.path("-initrd", &plan.initramfs);
-    line.option(
-        "-append",
-        &kernel_command_line(&plan.hostname, accelerator, tsc_khz),
-    );
+    line.option("-append", &kernel_command_line(plan, accelerator, tsc_khz));
 }
 
 /// Returns the kernel's command line (kernel, Documentation/admin-guide/kernel-parameters.txt).
-fn kernel_command_line(hostname: &str, accelerator: Accelerator, tsc_khz: u64) -> String {
+fn kernel_command_line(plan: &BootPlan, accelerator: Accelerator, tsc_khz: u64) -> String {
     let mut parameters = vec![
         "console=ttyS0".to_owned(),
         "quiet".to_owned(),
@@ -72,12 +79,18 @@ fn kernel_command_line(hostname: &str, accelerator: Accelerator, tsc_khz: u64) -
         // Making and removing the control group of each command waits for RCU; a guest is small
         // enough that hurrying it costs nothing.
         "rcupdate.rcu_expedited=1".to_owned(),
-        format!("{HOSTNAME_PARAMETER}={hostname}"),
+        format!("{HOSTNAME_PARAMETER}={}", plan.hostname),
     ];
     if accelerator == Accelerator::SoftwareEmulation {
         // Without a KVM clock the kernel measures the counter against the PIT, which fails now
         // and then when the host is busy, and then it waits forever for a timer it never set up.
         parameters.push(format!("tsc_early_khz={tsc_khz}"));
+    }
+    if plan.overlay.is_none() {
+        parameters.push(format!("{ROOT_PARAMETER}={ROOT_SHARED}"));
+    }
+    if !plan.boot_args.is_empty() {
+        parameters.push(plan.boot_args.clone());
     }
     parameters.join(" ")
 }
@@ -153,16 +166,69 @@ mod tests {
         );
     }
 
+    fn plan() -> BootPlan {
+        BootPlan {
+            engine: crate::engine::EnginePlan::Fake(crate::engine::fake::Script::default()),
+            kernel: "/vmlinux".into(),
+            initramfs: "/initramfs".into(),
+            root_image: "/root-image".into(),
+            overlay: Some("/overlay".into()),
+            extra_drives: Vec::new(),
+            boot_args: String::new(),
+            hostname: "box".to_owned(),
+            vcpus: crate::DEFAULT_VCPUS,
+            memory: crate::DEFAULT_MEMORY,
+        }
+    }
+
+    fn disks(plan: &BootPlan) -> Vec<String> {
+        let arguments = of(plan, Accelerator::Kvm, 0);
+        let texts = arguments.iter().map(|text| text.to_string_lossy());
+        texts
+            .filter(|text| text.contains("file=") || text.contains("serial="))
+            .map(|text| text.into_owned())
+            .collect()
+    }
+
     #[test]
     fn emulated_guest_is_told_its_clock() {
-        let line = kernel_command_line("box", Accelerator::SoftwareEmulation, 2_596_100);
+        let line = kernel_command_line(&plan(), Accelerator::SoftwareEmulation, 2_596_100);
         assert!(line.contains(" tsc_early_khz=2596100"), "{line}");
         assert!(line.contains(" smolvm.hostname=box"), "{line}");
     }
 
     #[test]
     fn guest_on_kvm_measures_its_own_clock() {
-        let line = kernel_command_line("box", Accelerator::Kvm, 2_596_100);
+        let line = kernel_command_line(&plan(), Accelerator::Kvm, 2_596_100);
         assert!(!line.contains("tsc_early_khz"), "{line}");
+        assert!(!line.contains("smolvm.root"), "{line}");
+    }
+
+    #[test]
+    fn only_the_root_below_an_overlay_is_read_only() {
+        let below = disks(&plan());
+        assert!(
+            below[0].contains("readonly=on,file=/root-image"),
+            "{below:?}"
+        );
+        let shared = BootPlan {
+            overlay: None,
+            extra_drives: vec!["/data".into()],
+            boot_args: "mitigations=off".to_owned(),
+            ..plan()
+        };
+        let line = kernel_command_line(&shared, Accelerator::Kvm, 0);
+        assert!(
+            line.ends_with(" smolvm.root=shared mitigations=off"),
+            "{line}"
+        );
+        let disks = disks(&shared);
+        assert!(
+            disks[0].contains("readonly=off,file=/root-image"),
+            "{disks:?}"
+        );
+        assert!(disks[2].contains("readonly=off,file=/data"), "{disks:?}");
+        assert!(disks[3].ends_with("serial=smolvm-extra0"), "{disks:?}");
+        assert_eq!(disks.len(), 4, "{disks:?}");
     }
 }

@@ -1,6 +1,7 @@
 //! End-to-end scenarios over real guests. One module per theme; the fixture is `smolvm_tests`.
 
 mod commands;
+mod custom_boot;
 mod death;
 mod engine_contract;
 mod environment;

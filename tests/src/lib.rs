@@ -4,6 +4,7 @@
 //! of `target/release`. When it is dropped, nothing may be left: no process, no socket, no file.
 
 mod library;
+pub mod roots;
 
 use std::ffi::OsStr;
 use std::fs;

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use smolvm_sandbox::{Installation, Sandbox};
+use smolvm_image::NoProgress;
+use smolvm_sandbox::{CreateError, Installation, Sandbox, SandboxSpec};
 
 use crate::{Host, binary, cache_dir};
 
@@ -19,6 +20,15 @@ impl Host {
             agent: binary("smolvm-agent"),
             qemu: Some(PathBuf::from("/usr/bin/qemu-system-x86_64")),
         })
+    }
+
+    /// Creates the sandbox that `spec` describes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sandbox::create`].
+    pub async fn create(&self, spec: SandboxSpec) -> Result<Sandbox, CreateError> {
+        Sandbox::create(self.installation(), spec, Arc::new(NoProgress)).await
     }
 
     /// Returns a handle on the sandbox `name`.

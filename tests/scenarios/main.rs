@@ -9,4 +9,5 @@ mod files;
 mod jail;
 mod lifecycle;
 mod refusals;
+mod ssh_images;
 mod terminal;

@@ -22,6 +22,7 @@
 mod cache;
 mod command;
 mod digest;
+mod ext4;
 mod host;
 mod initramfs;
 mod kernel;
@@ -29,6 +30,7 @@ mod overlay;
 mod progress;
 mod root_image;
 mod sparse;
+mod ssh_image;
 
 pub use cache::{ArtefactKind, Cache, CacheError, Corruption, ManifestError, VerifyReport};
 pub use command::CommandError;
@@ -46,3 +48,7 @@ pub use root_image::{
     known_images, prepared_root_image, prepared_root_images, rebuild_root_image, root_image,
 };
 pub use sparse::{CopyError, CopyMethod, copy_sparse};
+pub use ssh_image::{
+    DebianSsh, KeyPair, KeyPairError, Login, PasswordError, PublicKey, PublicKeyError, SshImage,
+    SshImageError, SshImages, ensure_key_pair,
+};

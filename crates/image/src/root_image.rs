@@ -11,10 +11,10 @@
 //! extended attributes travel inside the tar streams, so the same image comes out whoever builds
 //! it. Why these two programs: docs/decisions/0003-root-image-writer.md.
 
-mod bootstrap;
-mod recipe;
-mod rewrite;
-mod sources;
+pub(crate) mod bootstrap;
+pub(crate) mod recipe;
+pub(crate) mod rewrite;
+pub(crate) mod sources;
 
 use std::fmt;
 use std::path::PathBuf;

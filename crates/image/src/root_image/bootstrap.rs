@@ -11,6 +11,7 @@
 
 use std::io::BufWriter;
 use std::path::Path;
+use std::process::ChildStdout;
 use std::sync::Mutex;
 
 use crate::command::{Invocation, Program};
@@ -55,6 +56,12 @@ const SQFSTAR_OPTIONS: &[&str] = &[
     "-root-mode", "0755", "-root-uid", "0", "-root-gid", "0", "-root-time", "1735689600",
 ];
 
+/// Sets root's password in the tree. The hash comes through the environment: command lines can be
+/// read by everybody.
+const PASSWORD_VARIABLE: &str = "SMOLVM_PASSWORD_LINE";
+const PASSWORD_HOOK: &str =
+    "--customize-hook=printf '%s\\n' \"$SMOLVM_PASSWORD_LINE\" | chroot \"$1\" chpasswd -e";
+
 /// Builds the image of `recipe` into the file `image`.
 pub(super) fn build(
     recipe: &Recipe,
@@ -65,13 +72,35 @@ pub(super) fn build(
 ) -> Result<(), RootImageError> {
     // Asked first: nobody wants to hear of it after the download.
     SQFSTAR.find()?;
+    let consume = |tree| write_image(recipe, &sources.for_image(), tree, image, progress);
+    run(recipe, &Wishes::default(), sources, work, progress, consume)
+}
+
+/// What whoever asks for a tree adds to its recipe.
+#[derive(Default)]
+pub(crate) struct Wishes<'a> {
+    /// Debian packages.
+    pub(crate) packages: &'a [String],
+    /// Hash of root's password, as crypt(5) writes it.
+    pub(crate) password_hash: Option<&'a str>,
+}
+
+/// Builds the tree of `recipe` with `wishes` and passes it to `consume` as a tar stream.
+pub(crate) fn run(
+    recipe: &Recipe,
+    wishes: &Wishes<'_>,
+    sources: &Sources,
+    work: &Path,
+    progress: &dyn Progress,
+    consume: impl FnOnce(ChildStdout) -> Result<(), RootImageError>,
+) -> Result<(), RootImageError> {
     let steps = Steps {
         progress,
         current: Mutex::new(None),
     };
-    mmdebstrap(recipe, sources, work)?.run(&|line| steps.hear(line), |source| {
-        let tree = source.stdout.take().expect("stdout was asked for");
-        write_image(recipe, &sources.for_image(), tree, image, progress)
+    let invocation = mmdebstrap(recipe, wishes, sources, work)?;
+    invocation.run(&|line| steps.hear(line), |source| {
+        consume(source.stdout.take().expect("stdout was asked for"))
     })?;
     steps.finish();
     Ok(())
@@ -88,7 +117,8 @@ pub(super) fn write_image(
     let directory = image.parent().unwrap_or(image);
     let extra = [ExtraFile {
         path: "etc/apt/sources.list",
-        content: sources_list,
+        mode: 0o644,
+        content: Some(sources_list),
     }];
     Invocation::guarded(SQFSTAR, directory)?
         .args(SQFSTAR_OPTIONS)
@@ -104,6 +134,7 @@ pub(super) fn write_image(
 
 fn mmdebstrap(
     recipe: &Recipe,
+    wishes: &Wishes<'_>,
     sources: &Sources,
     work: &Path,
 ) -> Result<Invocation, RootImageError> {
@@ -136,7 +167,11 @@ fn mmdebstrap(
         "--format=tar",
         "--aptopt=Acquire::Languages \"none\";",
     ];
-    let include = format!("--include={}", recipe.packages.join(","));
+    let wished = wishes.packages.iter().map(String::as_str);
+    let packages: Vec<&str> = recipe.packages.iter().copied().chain(wished).collect();
+    let include = format!("--include={}", packages.join(","));
+    let hooks = wishes.password_hash.map(|_| PASSWORD_HOOK);
+    let password_line = format!("root:{}", wishes.password_hash.unwrap_or_default());
     let excludes = recipe
         .excluded_paths
         .iter()
@@ -151,11 +186,13 @@ fn mmdebstrap(
         .map(|option| format!("--aptopt={option}"));
     Ok(invocation
         .env("TMPDIR", temporary)
+        .env(PASSWORD_VARIABLE, password_line)
         .args([mode])
         .args(options)
         .args(excludes)
         .args(includes)
         .args(proxies)
+        .args(hooks)
         .args([include])
         .args([sources.suite.as_str(), "-"])
         .args(sources.for_build())

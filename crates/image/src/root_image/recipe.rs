@@ -5,37 +5,61 @@
 
 /// What goes into an image, and what does not.
 #[derive(Debug)]
-pub(super) struct Recipe {
-    pub(super) name: &'static str,
+pub(crate) struct Recipe {
+    pub(crate) name: &'static str,
     /// Packages besides the essential ones and apt.
-    pub(super) packages: &'static [&'static str],
+    pub(crate) packages: &'static [&'static str],
     /// Paths that dpkg never unpacks, at build time or later in the guest (dpkg(1),
     /// `--path-exclude`).
-    pub(super) excluded_paths: &'static [&'static str],
+    pub(crate) excluded_paths: &'static [&'static str],
     /// Exceptions to `excluded_paths`.
-    pub(super) included_paths: &'static [&'static str],
+    pub(crate) included_paths: &'static [&'static str],
     /// Directories that lose their files, because only the build needed them.
-    pub(super) emptied: &'static [&'static str],
+    pub(crate) emptied: &'static [&'static str],
     /// Single files that only the build needed.
-    pub(super) removed: &'static [&'static str],
+    pub(crate) removed: &'static [&'static str],
     /// Directories to add.
-    pub(super) directories: &'static [&'static str],
+    pub(crate) directories: &'static [&'static str],
     /// Files to add or replace.
-    pub(super) files: &'static [AddedFile],
+    pub(crate) files: &'static [AddedFile],
     /// Free space that building needs: the unpacked tree with its downloads, and the image.
-    pub(super) needed_bytes: u64,
+    pub(crate) needed_bytes: u64,
 }
 
 /// A file that no package brings.
 #[derive(Debug)]
-pub(super) struct AddedFile {
-    pub(super) path: &'static str,
-    pub(super) mode: u32,
-    pub(super) content: &'static str,
+pub(crate) struct AddedFile {
+    pub(crate) path: &'static str,
+    pub(crate) mode: u32,
+    pub(crate) content: &'static str,
 }
 
 /// Every image there is.
 pub(super) const ALL: &[&Recipe] = &[&DEBIAN];
+
+/// The package with sshd.
+pub(crate) const SSH_SERVER: &str = "openssh-server";
+
+/// What is built into a root file system of its own for SSH: the default image, to which
+/// [`SSH_SERVER`] is added. It is no image that sandboxes name, so it is not in [`ALL`].
+pub(crate) const DEBIAN_SSH: Recipe = Recipe {
+    name: "debian-ssh",
+    // Each guest makes keys of its own.
+    removed: &[
+        "etc/apt/apt.conf.d/99mmdebstrap",
+        "etc/machine-id",
+        "var/lib/dbus/machine-id",
+        "etc/ssh/ssh_host_ecdsa_key",
+        "etc/ssh/ssh_host_ecdsa_key.pub",
+        "etc/ssh/ssh_host_ed25519_key",
+        "etc/ssh/ssh_host_ed25519_key.pub",
+        "etc/ssh/ssh_host_rsa_key",
+        "etc/ssh/ssh_host_rsa_key.pub",
+    ],
+    // 600 MB unpacked, twice for a moment.
+    needed_bytes: 2 << 30,
+    ..DEBIAN
+};
 
 /// The default image: what a person or a program expects of a development shell.
 const DEBIAN: Recipe = Recipe {
@@ -141,7 +165,7 @@ mod tests {
 
     #[test]
     fn paths_of_recipes_are_relative_and_plain() {
-        let recipes = ALL.iter();
+        let recipes = ALL.iter().copied().chain([&DEBIAN_SSH]);
         let paths = recipes.flat_map(|recipe| {
             let files = recipe.files.iter().map(|file| file.path);
             let lists = [recipe.emptied, recipe.removed, recipe.directories];

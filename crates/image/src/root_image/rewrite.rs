@@ -53,14 +53,16 @@ pub enum RewriteError {
     },
 }
 
-/// A file to add that the recipe cannot know.
-pub(super) struct ExtraFile<'a> {
-    pub(super) path: &'a str,
-    pub(super) content: &'a str,
+/// A file or directory to add that the recipe cannot know.
+pub(crate) struct ExtraFile<'a> {
+    pub(crate) path: &'a str,
+    pub(crate) mode: u32,
+    /// What is in it; nothing makes it a directory.
+    pub(crate) content: Option<&'a str>,
 }
 
 /// Copies the tree in `input` to `output` as `recipe` and `extra` say.
-pub(super) fn rewrite<W: Write>(
+pub(crate) fn rewrite<W: Write>(
     input: impl Read,
     output: W,
     recipe: &Recipe,
@@ -100,7 +102,10 @@ pub(super) fn rewrite<W: Write>(
         tree.add(file.path, EntryType::Regular, file.mode, file.content)?;
     }
     for file in extra {
-        tree.add(file.path, EntryType::Regular, 0o644, file.content)?;
+        let kind = file
+            .content
+            .map_or(EntryType::Directory, |_| EntryType::Regular);
+        tree.add(file.path, kind, file.mode, file.content.unwrap_or_default())?;
     }
     let end = |source| RewriteError::Write {
         path: PathBuf::new(),

@@ -41,17 +41,17 @@ const TARGET_FORMAT: &str = "$(CREATED_BY)|$(ORIGIN)|$(CODENAME)|$(COMPONENT)|$(
 
 /// Where the packages of an image come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Sources {
-    pub(super) suite: String,
+pub(crate) struct Sources {
+    pub(crate) suite: String,
     archive_keys: PathBuf,
     /// (URI, suite with its suffix), such as (…/debian-security, bookworm-security).
     archives: Vec<(String, String)>,
     /// apt options that the download needs: the host's proxies.
-    pub(super) apt_options: Vec<String>,
+    pub(crate) apt_options: Vec<String>,
 }
 
 /// Reads the host's suite, mirrors, keys and proxies.
-pub(super) fn of_host(directory: &Path) -> Result<Sources, RootImageError> {
+pub(crate) fn of_host(directory: &Path) -> Result<Sources, RootImageError> {
     let path = Path::new(OS_RELEASE);
     let os_release = fs::read_to_string(path).map_err(|source| io_error("read", path, source))?;
     let suite = debian_suite(&os_release)?;
@@ -86,7 +86,7 @@ pub(super) fn of_host(directory: &Path) -> Result<Sources, RootImageError> {
 
 impl Sources {
     /// Returns the source lines to build from (sources.list(5), one-line style).
-    pub(super) fn for_build(&self) -> Vec<String> {
+    pub(crate) fn for_build(&self) -> Vec<String> {
         let keys = self.archive_keys.display();
         let line = |(uri, suite): &(String, String)| {
             format!("deb [signed-by={keys}] {uri} {suite} {COMPONENT}")
@@ -97,7 +97,7 @@ impl Sources {
     /// Returns the image's own sources.list: the same, without credentials.
     ///
     /// The keys lie at the same path there: apt depends on the package that brings them.
-    pub(super) fn for_image(&self) -> String {
+    pub(crate) fn for_image(&self) -> String {
         let clean = |(uri, suite): &(String, String)| (without_credentials(uri), suite.clone());
         let archives = self.archives.iter().map(clean).collect();
         let image = Self {

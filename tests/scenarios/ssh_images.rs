@@ -4,10 +4,12 @@ use std::fs;
 use std::path::Path;
 
 use smolvm_image::{
-    Cache, DebianSsh, Login, NoProgress, PublicKey, SshImage, SshImages, ensure_key_pair,
+    AlpineError, AlpineSource, AlpineSsh, Cache, DebianSsh, Login, NoProgress, PublicKey, SshImage,
+    SshImageError, SshImages, ensure_key_pair,
 };
 use smolvm_sandbox::{CustomBoot, Lifetime, SandboxSpec};
 use smolvm_tests::Host;
+use smolvm_tests::alpine_mirror::AlpineMirror;
 
 fn images<R>(host: &Host, directory: &Path, act: impl FnOnce(&SshImages<'_>) -> R) -> R {
     let cache = Cache::open(&host.installation().cache_dir).expect("cache");
@@ -90,4 +92,119 @@ async fn debian_lets_in_whoever_has_the_key() {
     assert_eq!(user, "root\nbox\n");
     let tools = "python3 -c \"print(6*7)\"; git --version | cut -c1-3";
     assert!(host.sh("box", tools).ok().text().starts_with("42\ngit"));
+}
+
+fn alpine(source: AlpineSource) -> AlpineSsh {
+    AlpineSsh {
+        name: "alpine-ssh".to_owned(),
+        size_mib: 64,
+        login: Login {
+            key: None,
+            password: Some("smolvm".to_owned()),
+        },
+        source,
+    }
+}
+
+fn own_source(mirror: &AlpineMirror, location: String) -> AlpineSource {
+    AlpineSource {
+        mirror: Some(location),
+        minirootfs: None,
+        minirootfs_sha256: Some(mirror.minirootfs_sha256.parse().expect("a digest")),
+    }
+}
+
+#[tokio::test]
+async fn alpine_comes_from_a_mirror_and_boots() {
+    let host = Host::new();
+    let directory = host.path().join("images");
+    let mirror = AlpineMirror::new();
+    let request = alpine(own_source(&mirror, mirror.serve()));
+    let image = images(&host, &directory, |images| images.alpine(&request)).expect("built");
+    assert_eq!(image.root, directory.join("alpine-ssh/rootfs.ext4"));
+    start(&host, "box", &image).await;
+    let sh = |line: &str| host.sh("box", line).ok().text();
+
+    let there = sh("cat /usr/lib/libtest /usr/share/iproute2 /usr/share/curl /usr/share/bash");
+    assert_eq!(there, "library\nhere\nhere\nhere\n");
+    assert_ne!(host.sh("box", "ls /usr/share/unwanted").code, 0);
+    assert_eq!(sh("cat /etc/marker"), "a root of the user's own\n");
+    assert_eq!(
+        sh("cat /etc/apk/world"),
+        "alpine-base\nopenssh\niproute2\ncurl\nbash\n"
+    );
+    let installed = sh("cat /lib/apk/db/installed");
+    assert!(installed.starts_with("C:Q1") && installed.contains("\nP:busybox\n"));
+    assert!(installed.contains("\nP:openssh\n") && installed.contains("\nF:usr/sbin\nR:sshd"));
+    let shadow = sh("cat /etc/shadow");
+    assert!(shadow.starts_with("root:$6$"), "{shadow}");
+    assert!(
+        shadow.contains("\nbin:!::0:::::\n") && shadow.contains("\nsshd:!:"),
+        "{shadow}"
+    );
+    assert!(sh("cat /etc/passwd").contains("\nsshd:x:22:22:"));
+
+    assert_eq!(
+        sh("ls /etc/ssh"),
+        "sshd_config\n",
+        "no host key in the image"
+    );
+    let _started = host.sh("box", "/etc/smolvm/start").ok();
+    assert_eq!(sh("cat /etc/ssh/ssh_host_ed25519_key"), "host key\n");
+    let config = sh("cat /root/sshd-started");
+    assert!(
+        config.contains("PermitRootLogin yes\nPasswordAuthentication yes\n"),
+        "{config}"
+    );
+}
+
+#[test]
+fn alpine_files_that_are_not_what_they_must_be_are_refused() {
+    let host = Host::new();
+    let directory = host.path().join("images");
+    let mirror = AlpineMirror::new();
+    let location = mirror.path().display().to_string();
+    let own = own_source(&mirror, location.clone());
+    let refusal = |source: AlpineSource| {
+        let built = images(&host, &directory, |images| images.alpine(&alpine(source)));
+        match built.expect_err("refused") {
+            SshImageError::Alpine(error) => error,
+            other => panic!("{other:?}"),
+        }
+    };
+
+    let pinned = AlpineSource {
+        minirootfs_sha256: None,
+        ..own.clone()
+    };
+    let error = refusal(pinned);
+    assert!(
+        matches!(error, AlpineError::MinirootfsDigest { .. }),
+        "{error}"
+    );
+    let alone = AlpineSource {
+        mirror: None,
+        ..own.clone()
+    };
+    assert!(matches!(refusal(alone), AlpineError::DigestAlone));
+
+    let package = mirror.package("curl");
+    let sound = fs::read(&package).expect("there");
+    let other = fs::read(mirror.package("bash")).expect("there");
+    fs::write(&package, other).expect("write");
+    let error = refusal(own.clone());
+    assert!(error.to_string().contains("the package curl"), "{error}");
+    fs::write(&package, &sound[..sound.len() - 20]).expect("write");
+    let error = refusal(own.clone());
+    assert!(error.to_string().contains("the package curl"), "{error}");
+    fs::remove_file(&package).expect("there");
+    assert!(matches!(refusal(own.clone()), AlpineError::Read { .. }));
+
+    mirror.sign_with_a_strange_key();
+    assert!(matches!(refusal(own), AlpineError::Signature));
+    let left: Vec<_> = fs::read_dir(&directory)
+        .expect("readable")
+        .flatten()
+        .collect();
+    assert_eq!(left.len(), 1, "nothing but the lock: {left:?}");
 }

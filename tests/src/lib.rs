@@ -3,6 +3,7 @@
 //! A [`Host`] has its own data directory and the user's real cache, and runs the real `smolvm`
 //! of `target/release`. When it is dropped, nothing may be left: no process, no socket, no file.
 
+pub mod alpine_mirror;
 mod library;
 pub mod roots;
 

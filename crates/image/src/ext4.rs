@@ -36,7 +36,7 @@ trap 'exit 1' TERM INT HUP
 trap 'rm -rf "$1"' EXIT
 mkdir "$1"
 tar --extract --file - --directory "$1" --numeric-owner --same-owner --same-permissions \
-    --xattrs --xattrs-include='*' --delay-directory-restore
+    --xattrs --xattrs-include='*' --delay-directory-restore --keep-directory-symlink
 mkfs.ext4 -q -F -b 4096 -m 0 -L rootfs \
     -E lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0 -d "$1" "$2"
 "#;

@@ -49,6 +49,6 @@ pub use root_image::{
 };
 pub use sparse::{CopyError, CopyMethod, copy_sparse};
 pub use ssh_image::{
-    DebianSsh, KeyPair, KeyPairError, Login, PasswordError, PublicKey, PublicKeyError, SshImage,
-    SshImageError, SshImages, ensure_key_pair,
+    AlpineError, AlpineSource, AlpineSsh, DebianSsh, KeyPair, KeyPairError, Login, PasswordError,
+    PublicKey, PublicKeyError, SshImage, SshImageError, SshImages, ensure_key_pair,
 };

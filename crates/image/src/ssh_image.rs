@@ -11,9 +11,10 @@
 //! These are for programs that name files to boot from. An image whose fingerprint is that of the
 //! request is used as it is; any other is built anew, and appears complete or not at all.
 //!
-//! `debian` builds from Debian packages; `login` is what it puts into them so that somebody gets
-//! in.
+//! `debian` builds from Debian packages, `alpine` from Alpine's; `login` is what both put into
+//! them so that somebody gets in.
 
+mod alpine;
 mod debian;
 mod key;
 mod login;
@@ -25,6 +26,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
+pub use alpine::{AlpineError, AlpineSource, AlpineSsh};
 pub use debian::DebianSsh;
 pub use key::{KeyPair, KeyPairError, PublicKey, PublicKeyError, ensure_key_pair};
 pub use login::{Login, PasswordError};
@@ -111,6 +113,9 @@ pub enum SshImageError {
     /// The tree could not be made from Debian packages.
     #[error("build the root file system from Debian packages")]
     Debian(#[from] RootImageError),
+    /// The tree could not be made from Alpine's files.
+    #[error("build the root file system from Alpine's files")]
+    Alpine(#[from] AlpineError),
 }
 
 /// The directory of images, and what building them needs.

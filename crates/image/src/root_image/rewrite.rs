@@ -70,10 +70,7 @@ pub(crate) fn rewrite<W: Write>(
     progress: &dyn Progress,
 ) -> Result<W, RewriteError> {
     let mut archive = Archive::new(input);
-    let mut tree = Tree {
-        builder: Builder::new(output),
-        dropped: BTreeSet::new(),
-    };
+    let mut tree = Tree::new(output);
     let (mut done_bytes, mut reported_bytes) = (0, 0);
     for entry in archive.entries().map_err(RewriteError::Read)? {
         let entry = entry.map_err(RewriteError::Read)?;
@@ -102,22 +99,13 @@ pub(crate) fn rewrite<W: Write>(
         tree.add(file.path, EntryType::Regular, file.mode, file.content)?;
     }
     for file in extra {
-        let kind = file
-            .content
-            .map_or(EntryType::Directory, |_| EntryType::Regular);
-        tree.add(file.path, kind, file.mode, file.content.unwrap_or_default())?;
+        tree.add_extra(file)?;
     }
-    let end = |source| RewriteError::Write {
-        path: PathBuf::new(),
-        source,
-    };
-    let mut output = tree.builder.into_inner().map_err(end)?;
-    output.flush().map_err(end)?;
-    Ok(output)
+    tree.finish()
 }
 
 /// Returns `path` without a leading `./` or `/`, or `.` for the root itself.
-fn relative(path: &Path) -> PathBuf {
+pub(crate) fn relative(path: &Path) -> PathBuf {
     let plain = |component: &std::path::Component<'_>| {
         matches!(
             component,
@@ -149,13 +137,54 @@ fn is_dropped(recipe: &Recipe, path: &Path, entry_type: EntryType) -> bool {
     is_removed() || (entry_type != EntryType::Directory && is_emptied())
 }
 
-struct Tree<W: Write> {
+/// A tree that is passed on as a tar stream.
+pub(crate) struct Tree<W: Write> {
     builder: Builder<W>,
     /// What is not passed on, so that links to it are noticed.
     dropped: BTreeSet<PathBuf>,
 }
 
 impl<W: Write> Tree<W> {
+    /// Returns an empty tree that goes to `output`.
+    pub(crate) fn new(output: W) -> Self {
+        Self {
+            builder: Builder::new(output),
+            dropped: BTreeSet::new(),
+        }
+    }
+
+    /// Passes everything in the archive `tar` on.
+    pub(crate) fn copy_all(&mut self, tar: &[u8]) -> Result<(), RewriteError> {
+        let mut archive = Archive::new(tar);
+        for entry in archive.entries().map_err(RewriteError::Read)? {
+            let entry = entry.map_err(RewriteError::Read)?;
+            let path = relative(&entry.path().map_err(RewriteError::Read)?);
+            if path != Path::new(".") {
+                self.copy(&path, entry)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a file or directory.
+    pub(crate) fn add_extra(&mut self, file: &ExtraFile<'_>) -> Result<(), RewriteError> {
+        let kind = file
+            .content
+            .map_or(EntryType::Directory, |_| EntryType::Regular);
+        self.add(file.path, kind, file.mode, file.content.unwrap_or_default())
+    }
+
+    /// Ends the stream and returns where it went.
+    pub(crate) fn finish(self) -> Result<W, RewriteError> {
+        let end = |source| RewriteError::Write {
+            path: PathBuf::new(),
+            source,
+        };
+        let mut output = self.builder.into_inner().map_err(end)?;
+        output.flush().map_err(end)?;
+        Ok(output)
+    }
+
     fn copy(&mut self, path: &Path, mut entry: Entry<'_, impl Read>) -> Result<(), RewriteError> {
         let write_error = |source| RewriteError::Write {
             path: path.to_owned(),

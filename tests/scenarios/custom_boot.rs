@@ -120,27 +120,61 @@ async fn drives_come_in_order_and_initramfs_before_ours() {
 
 /// Writes an initramfs whose `/init` would end the guest: ours must replace it.
 fn initramfs_with_a_stray_init(directory: &Path) -> PathBuf {
-    let content = b"#!/bin/false\n";
-    let entry = |name: &str, mode: u32, content: &[u8]| {
-        let mut bytes = format!(
-            "070701{:08x}{mode:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}",
-            1, 0, 0, 1, 0, content.len(), 0, 0, 0, 0, name.len() + 1, 0
-        )
-        .into_bytes();
-        for part in [[name.as_bytes(), b"\0"].concat().as_slice(), content] {
-            bytes.extend_from_slice(part);
-            bytes.resize(bytes.len().next_multiple_of(4), 0);
-        }
-        bytes
-    };
-    let archive = [
-        entry("init", 0o100_755, content),
-        entry("TRAILER!!!", 0, b""),
-    ]
-    .concat();
+    let entries = [cpio_entry("init", 0o100_755, b"#!/bin/false\n")];
+    write_initramfs(directory, &entries)
+}
+
+fn write_initramfs(directory: &Path, entries: &[Vec<u8>]) -> PathBuf {
     let path = directory.join("initrd.img");
-    fs::write(&path, archive).expect("write");
+    let trailer = cpio_entry("TRAILER!!!", 0, b"");
+    fs::write(&path, [entries.concat(), trailer].concat()).expect("write");
     path
+}
+
+/// Returns an entry of a cpio archive in the "newc" format (cpio(5)).
+fn cpio_entry(name: &str, mode: u32, content: &[u8]) -> Vec<u8> {
+    let (size, name_size) = (content.len(), name.len() + 1);
+    let zeros = |count: usize| "00000000".repeat(count);
+    // c_ino, c_mode, owner and links, c_mtime, c_filesize, devices, c_namesize, c_check.
+    let header = format!(
+        "07070100000001{mode:08x}{}00000001{}{size:08x}{}{name_size:08x}{}",
+        zeros(2),
+        zeros(1),
+        zeros(4),
+        zeros(1)
+    );
+    let mut bytes = header.into_bytes();
+    for part in [[name.as_bytes(), b"\0"].concat().as_slice(), content] {
+        bytes.extend_from_slice(part);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+    }
+    bytes
+}
+
+#[tokio::test]
+async fn foreign_kernel_takes_its_modules_from_the_own_initramfs() {
+    let host = Host::new();
+    let prepared = prepared_kernel(&host);
+    // One byte more at the end: a kernel that is not known to be ours.
+    let kernel = host.path().join("vmlinux");
+    let bytes = [fs::read(&prepared).expect("read"), vec![0]].concat();
+    fs::write(&kernel, bytes).expect("write");
+    let mut entries = vec![cpio_entry("modules", 0o40_755, b"")];
+    let files = fs::read_dir(prepared.parent().expect("a parent")).expect("readable");
+    for path in files.flatten().map(|file| file.path()) {
+        let name = path.file_name().expect("a name").to_string_lossy();
+        if name.ends_with(".ko") || name.ends_with(".list") {
+            let content = fs::read(&path).expect("read");
+            entries.push(cpio_entry(&format!("modules/{name}"), 0o100_644, &content));
+        }
+    }
+    let custom = CustomBoot {
+        kernel: Some(kernel),
+        initramfs: Some(write_initramfs(host.path(), &entries)),
+        ..CustomBoot::default()
+    };
+    start(&host, spec("box", custom)).await;
+    assert_eq!(host.sh("box", "echo $((6 * 7))").ok().text(), "42\n");
 }
 
 #[tokio::test]

@@ -66,6 +66,12 @@ const REQUIREMENTS: &[Requirement] = &[
         needed_by: NeededBy::Everyone,
     },
     Requirement {
+        program: "ssh-keygen",
+        package: "openssh-client",
+        reason: "makes the keys that images with an SSH server let in",
+        needed_by: NeededBy::Everyone,
+    },
+    Requirement {
         program: "newuidmap",
         package: "uidmap",
         reason: "lets mmdebstrap build the root image without root",

@@ -241,7 +241,8 @@ mod tests {
                 "qemu-system-x86",
                 "mmdebstrap",
                 "squashfs-tools",
-                "e2fsprogs"
+                "e2fsprogs",
+                "openssh-client"
             ]
         );
     }
@@ -255,6 +256,7 @@ mod tests {
                 "usr/bin/mmdebstrap",
                 "usr/bin/sqfstar",
                 "usr/sbin/mke2fs",
+                "usr/bin/ssh-keygen",
             ],
         );
         assert_eq!(packages(&missing(&host.finder(), false)), ["uidmap"]);
@@ -265,7 +267,12 @@ mod tests {
     fn host_without_apt_is_told_the_programs_and_why() {
         let host = FakeHost::new(
             "no-apt",
-            &["usr/bin/mmdebstrap", "usr/bin/sqfstar", "usr/sbin/mke2fs"],
+            &[
+                "usr/bin/mmdebstrap",
+                "usr/bin/sqfstar",
+                "usr/sbin/mke2fs",
+                "usr/bin/ssh-keygen",
+            ],
         );
         let missing = missing(&host.finder(), true);
         let error = plan(&host.finder(), true, &missing).expect_err("there is no apt-get");
@@ -280,7 +287,12 @@ mod tests {
     fn ordinary_user_without_sudo_is_told_the_command() {
         let host = FakeHost::new(
             "no-sudo",
-            &["usr/bin/apt-get", "usr/bin/sqfstar", "usr/sbin/mke2fs"],
+            &[
+                "usr/bin/apt-get",
+                "usr/bin/sqfstar",
+                "usr/sbin/mke2fs",
+                "usr/bin/ssh-keygen",
+            ],
         );
         let missing = missing(&host.finder(), false);
         let error = plan(&host.finder(), false, &missing).expect_err("there is no sudo");

@@ -1,6 +1,7 @@
 //! Root file systems with an SSH server, booted as the user's own files.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use smolvm_image::{
@@ -62,9 +63,9 @@ async fn debian_lets_in_whoever_has_the_key() {
         size_mib: 2048,
         login: Login {
             key: Some(PublicKey::from_file(&keys.public).expect("a key")),
-            password: None,
+            password: Some("two words".to_owned()),
         },
-        packages: Vec::new(),
+        packages: vec!["bc".to_owned()],
     };
     let image = images(&host, &directory, |images| images.debian(&request)).expect("built");
     assert_eq!(image.kernel, directory.join("debian-ssh-key/vmlinux.bin"));
@@ -90,6 +91,17 @@ async fn debian_lets_in_whoever_has_the_key() {
     assert_eq!(no_keys.ok().text(), "700 root\n600 root\n");
     let user = ssh_in_guest(&host, "box", &keys.private, "id -un; hostname");
     assert_eq!(user, "root\nbox\n");
+    let shadow = host.sh("box", "grep ^root: /etc/shadow").ok().text();
+    assert!(shadow.starts_with("root:$6$"), "{shadow}");
+    let settings = host.sh(
+        "box",
+        "/usr/sbin/sshd -T | grep -E '^(permitroot|password)' | sort",
+    );
+    assert_eq!(
+        settings.ok().text(),
+        "passwordauthentication yes\npermitrootlogin yes\n"
+    );
+    assert_eq!(host.sh("box", "echo 6*7 | bc").ok().text(), "42\n");
     let tools = "python3 -c \"print(6*7)\"; git --version | cut -c1-3";
     assert!(host.sh("box", tools).ok().text().starts_with("42\ngit"));
 }
@@ -156,6 +168,34 @@ async fn alpine_comes_from_a_mirror_and_boots() {
         config.contains("PermitRootLogin yes\nPasswordAuthentication yes\n"),
         "{config}"
     );
+}
+
+#[test]
+fn alpine_image_is_built_anew_only_when_it_was_asked_to_be_another() {
+    let host = Host::new();
+    let directory = host.path().join("images");
+    let mirror = AlpineMirror::new();
+    let source = own_source(&mirror, mirror.path().display().to_string());
+    let build = |request: &AlpineSsh| {
+        let image = images(&host, &directory, |images| images.alpine(request)).expect("built");
+        fs::metadata(image.root).expect("there").ino()
+    };
+    let first = build(&alpine(source.clone()));
+    assert_eq!(
+        build(&alpine(source.clone())),
+        first,
+        "what is there is used"
+    );
+    let mut another = alpine(source);
+    another.login.password = Some("another".to_owned());
+    assert_ne!(build(&another), first);
+    fs::remove_dir_all(mirror.path()).expect("there");
+    build(&another);
+    let left: Vec<_> = fs::read_dir(&directory)
+        .expect("readable")
+        .flatten()
+        .collect();
+    assert_eq!(left.len(), 2, "the image and its lock: {left:?}");
 }
 
 #[test]

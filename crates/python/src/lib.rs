@@ -1,0 +1,46 @@
+//! `smolvm._native`: the sandbox library as the Python package calls it. Private to that package.
+//!
+//! ```text
+//!   smolvm (Python)  ->  [`sandbox::Sandbox`].run(...)  ->  [`operation::Operation`]
+//!                                                             .wait()       blocks, without the GIL
+//!                                                             __await__()   an asyncio future
+//! ```
+//!
+//! There is one implementation of everything, and it is asynchronous: a method makes an
+//! [`operation::Operation`], and the caller chooses how to wait for it. [`runtime`] owns the
+//! threads behind it, [`ownership`] what ends with this process, [`failure`] the one table from
+//! errors to Python classes, [`installation`] where the programs and files are.
+
+#![forbid(unsafe_code)]
+
+mod arguments;
+mod failure;
+mod files;
+mod installation;
+mod operation;
+mod ownership;
+mod run;
+mod runtime;
+mod sandbox;
+
+use pyo3::prelude::*;
+
+/// The extension module.
+#[pymodule(gil_used = true)]
+mod _native {
+    use pyo3::prelude::*;
+
+    #[pymodule_export]
+    use crate::arguments::{check_env_key, check_vm_id, check_vm_sizes, known_images};
+    #[pymodule_export]
+    use crate::operation::Operation;
+    #[pymodule_export]
+    use crate::ownership::{after_fork, at_exit};
+    #[pymodule_export]
+    use crate::sandbox::{Sandbox, create, list, open, reap};
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("__version__", env!("CARGO_PKG_VERSION"))
+    }
+}

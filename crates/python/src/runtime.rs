@@ -1,0 +1,66 @@
+//! The threads that everything asynchronous runs on: one small runtime, made on first use.
+//!
+//! A child made by fork(2) has none of its parent's threads, so it makes a runtime of its own. The
+//! slot's lock is only ever held with the GIL and never while waiting; as fork(2) through Python
+//! happens with the GIL held, too, no child finds it locked.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use tokio::runtime::{Builder, Runtime};
+
+use crate::failure::Failure;
+
+/// Threads of the runtime. They move bytes and wait; two let one stall for a moment.
+const WORKERS: usize = 2;
+
+static RUNTIME: Mutex<Option<Arc<Runtime>>> = Mutex::new(None);
+
+/// Returns the process's runtime.
+pub(crate) fn runtime(py: Python<'_>) -> PyResult<Arc<Runtime>> {
+    let mut slot = RUNTIME.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(runtime) = &*slot {
+        return Ok(runtime.clone());
+    }
+    register_hooks(py)?;
+    let made = Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .thread_name("smolvm")
+        .enable_all()
+        .build()
+        .map_err(|source| Failure::Host {
+            action: "start the threads of the SDK".to_owned(),
+            source,
+        });
+    let runtime = Arc::new(made.map_err(|failure| failure.into_py_err(py))?);
+    *slot = Some(runtime.clone());
+    Ok(runtime)
+}
+
+/// Lets go of the parent's runtime, whose threads this process does not have.
+pub(crate) fn forget() {
+    let mut slot = RUNTIME.lock().unwrap_or_else(PoisonError::into_inner);
+    // Dropping it would wait for those threads.
+    std::mem::forget(slot.take());
+}
+
+/// Has the interpreter call this module when the process forks and when it ends.
+fn register_hooks(py: Python<'_>) -> PyResult<()> {
+    static HAVE_HOOKS: Mutex<bool> = Mutex::new(false);
+
+    let mut have_hooks = HAVE_HOOKS.lock().unwrap_or_else(PoisonError::into_inner);
+    if *have_hooks {
+        // A child inherits both.
+        return Ok(());
+    }
+    let module = py.import("smolvm._native")?;
+    let keywords = PyDict::new(py);
+    keywords.set_item("after_in_child", module.getattr("after_fork")?)?;
+    py.import("os")?
+        .call_method("register_at_fork", (), Some(&keywords))?;
+    py.import("atexit")?
+        .call_method1("register", (module.getattr("at_exit")?,))?;
+    *have_hooks = true;
+    Ok(())
+}

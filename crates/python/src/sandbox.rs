@@ -1,0 +1,453 @@
+//! `Sandbox`: what every Python handle on one sandbox shares.
+
+use std::collections::{BTreeMap, HashSet};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use pyo3::IntoPyObjectExt as _;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict};
+use smolvm_image::NoProgress;
+use smolvm_sandbox::{
+    Installation, Lifetime, Sandbox as Library, SandboxId, SandboxInfo, SandboxState, Store,
+};
+use tokio::sync::Mutex as AsyncMutex;
+
+use crate::arguments::{SpecArguments, Timeout, shell_command};
+use crate::failure::Failure;
+use crate::installation::installation;
+use crate::operation::Operation;
+use crate::{files, ownership, run};
+
+/// One sandbox. Shared by all handles on it that belong to this process.
+pub(crate) struct Core {
+    installation: Arc<Installation>,
+    id: SandboxId,
+    /// Reaches the sandbox; owns nothing.
+    access: Library,
+    /// What makes it end with this process: there from creation or start until it is let go.
+    owner: AsyncMutex<Option<Library>>,
+    has_started: AtomicBool,
+    /// Variables that the guest gets when it has booted for the first time.
+    initial_env: Mutex<BTreeMap<String, String>>,
+}
+
+impl Core {
+    fn new(
+        installation: Arc<Installation>,
+        id: SandboxId,
+        owner: Option<Library>,
+        initial_env: BTreeMap<String, String>,
+    ) -> Result<Self, Failure> {
+        Ok(Self {
+            access: Library::open(installation.clone(), id.clone())?,
+            installation,
+            id,
+            owner: AsyncMutex::new(owner),
+            has_started: AtomicBool::new(false),
+            initial_env: Mutex::new(initial_env),
+        })
+    }
+
+    pub(crate) fn key(&self) -> (PathBuf, SandboxId) {
+        (self.installation.data_dir.clone(), self.id.clone())
+    }
+
+    pub(crate) const fn access(&self) -> &Library {
+        &self.access
+    }
+
+    /// Starts the sandbox unless this process knows that it has been started.
+    pub(crate) async fn ensure_started(&self) -> Result<(), Failure> {
+        if self.has_started.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.start().await
+    }
+
+    async fn start(&self) -> Result<(), Failure> {
+        let mut owner = self.owner.lock().await;
+        if self.access.info()?.state != SandboxState::Running {
+            let library = match &mut *owner {
+                Some(library) => library,
+                None => owner.insert(Library::open(self.installation.clone(), self.id.clone())?),
+            };
+            library.start(Arc::new(NoProgress)).await?;
+            let variables = std::mem::take(&mut *self.initial_env());
+            if !variables.is_empty() {
+                self.access.set_env(&variables, true).await?;
+            }
+        }
+        self.has_started.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn initial_env(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, String>> {
+        self.initial_env
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn stop(&self, grace: Duration) -> Result<(), Failure> {
+        self.has_started.store(false, Ordering::Relaxed);
+        Ok(self.access.stop(grace).await?)
+    }
+
+    /// Lets go of a running sandbox; one that does not run still ends with this process. Returns
+    /// whether it was let go.
+    async fn close(&self) -> Result<bool, Failure> {
+        let mut owner = self.owner.lock().await;
+        let state = match self.access.info() {
+            Ok(info) => info.state,
+            // Gone already: there is nothing to let go of.
+            Err(_) => return Ok(false),
+        };
+        if state != SandboxState::Running {
+            return Ok(false);
+        }
+        if let Some(mut library) = owner.take() {
+            library.release().await?;
+        }
+        Ok(true)
+    }
+
+    pub(crate) async fn delete(&self) -> Result<(), Failure> {
+        let mut owner = self.owner.lock().await;
+        let library = match owner.take() {
+            Some(library) => library,
+            None => Library::open(self.installation.clone(), self.id.clone())?,
+        };
+        self.has_started.store(false, Ordering::Relaxed);
+        Ok(library.delete().await?)
+    }
+
+    /// Lets go, in a child made by fork(2), of what belongs to the parent.
+    pub(crate) fn forget_after_fork(&self) {
+        if let Ok(mut owner) = self.owner.try_lock() {
+            // Neither told nor dropped: both would reach the parent's sandbox.
+            std::mem::forget(owner.take());
+        }
+    }
+}
+
+/// What every Python handle on one sandbox shares.
+#[pyclass(frozen, module = "smolvm._native")]
+pub(crate) struct Sandbox {
+    core: Arc<Core>,
+}
+
+/// Creates a sandbox.
+#[pyfunction]
+pub(crate) fn create(
+    py: Python<'_>,
+    spec: SpecArguments,
+    data_dir: Option<PathBuf>,
+    bundled: PathBuf,
+) -> PyResult<Operation> {
+    let prepared = || -> Result<_, Failure> {
+        let installation = Arc::new(installation(data_dir.as_deref(), &bundled)?);
+        Ok((spec.spec()?, installation))
+    };
+    let (sandbox_spec, installation) = prepared().map_err(|failure| failure.into_py_err(py))?;
+    let is_leased = sandbox_spec.lifetime == Lifetime::Leased;
+    let work = async move {
+        reap_once(installation.clone()).await?;
+        let id = sandbox_spec.id.clone();
+        let library =
+            Library::create(installation.clone(), sandbox_spec, Arc::new(NoProgress)).await?;
+        Core::new(installation, id, Some(library), spec.env_vars)
+    };
+    Ok(Operation::new(work, move |py, core: Core| {
+        let core = Arc::new(core);
+        if is_leased {
+            ownership::add(&core);
+        }
+        Sandbox { core }.into_py_any(py)
+    }))
+}
+
+/// Returns the existing sandbox `vm_id`.
+#[pyfunction]
+pub(crate) fn open(
+    py: Python<'_>,
+    vm_id: &str,
+    data_dir: Option<PathBuf>,
+    bundled: PathBuf,
+) -> PyResult<Sandbox> {
+    let opened = || -> Result<Arc<Core>, Failure> {
+        let installation = installation(data_dir.as_deref(), &bundled)?;
+        let key = (installation.data_dir.clone(), vm_id.parse::<SandboxId>()?);
+        if let Some(core) = ownership::find(&key) {
+            return Ok(core);
+        }
+        let core = Core::new(Arc::new(installation), key.1, None, BTreeMap::new())?;
+        Ok(Arc::new(core))
+    };
+    let core = opened().map_err(|failure| failure.into_py_err(py))?;
+    Ok(Sandbox { core })
+}
+
+/// Returns what is known of every sandbox.
+#[pyfunction]
+pub(crate) fn list(
+    py: Python<'_>,
+    data_dir: Option<PathBuf>,
+    bundled: PathBuf,
+) -> PyResult<Vec<Bound<'_, PyDict>>> {
+    let list = || -> Result<Vec<SandboxInfo>, Failure> {
+        let store = Store::open(&installation(data_dir.as_deref(), &bundled)?.data_dir)?;
+        store.reap()?;
+        Ok(store.list()?)
+    };
+    let sandboxes = py.detach(list).map_err(|failure| failure.into_py_err(py))?;
+    sandboxes.iter().map(|info| info_dict(py, info)).collect()
+}
+
+/// Removes what dead processes have left, and returns the names of the sandboxes it touched.
+#[pyfunction]
+pub(crate) fn reap(
+    py: Python<'_>,
+    data_dir: Option<PathBuf>,
+    bundled: PathBuf,
+) -> PyResult<Vec<String>> {
+    let reap = || -> Result<Vec<String>, Failure> {
+        let store = Store::open(&installation(data_dir.as_deref(), &bundled)?.data_dir)?;
+        let reaped = store.reap()?;
+        Ok([reaped.removed, reaped.failed].concat())
+    };
+    py.detach(reap).map_err(|failure| failure.into_py_err(py))
+}
+
+/// Removes what dead processes have left in a data directory, the first time this one uses it.
+async fn reap_once(installation: Arc<Installation>) -> Result<(), Failure> {
+    static REAPED: AsyncMutex<Option<HashSet<PathBuf>>> = AsyncMutex::const_new(None);
+
+    let mut reaped = REAPED.lock().await;
+    if reaped
+        .get_or_insert_default()
+        .insert(installation.data_dir.clone())
+    {
+        let reap = move || Store::open(&installation.data_dir)?.reap();
+        tokio::task::spawn_blocking(reap)
+            .await
+            .expect("reaping does not panic and is never cancelled")?;
+    }
+    Ok(())
+}
+
+fn info_dict<'py>(py: Python<'py>, info: &SandboxInfo) -> PyResult<Bound<'py, PyDict>> {
+    let known = PyDict::new(py);
+    known.set_item("vm_id", info.spec.id.as_str())?;
+    known.set_item("status", info.state.as_str())?;
+    known.set_item("reason", &info.reason)?;
+    known.set_item("image", &info.spec.image)?;
+    known.set_item("engine", &info.engine)?;
+    known.set_item("backend", info.spec.engine.as_str())?;
+    known.set_item("vcpus", info.spec.vcpus.get())?;
+    known.set_item("memory", info.spec.memory.get())?;
+    known.set_item("disk", info.spec.disk.get())?;
+    known.set_item("is_named", info.spec.lifetime == Lifetime::Persistent)?;
+    known.set_item("labels", &info.spec.labels)?;
+    known.set_item("disk_used_bytes", info.disk_used_bytes)?;
+    known.set_item("created_unix_ms", info.created_unix_ms)?;
+    known.set_item("directory", info.directory.as_os_str())?;
+    Ok(known)
+}
+
+#[pymethods]
+impl Sandbox {
+    #[getter]
+    fn vm_id(&self) -> &str {
+        self.core.id.as_str()
+    }
+
+    #[getter]
+    fn data_dir(&self) -> PathBuf {
+        self.core.installation.data_dir.clone()
+    }
+
+    fn info<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let known = py.detach(|| self.core.access.info());
+        let known = known.map_err(|error| Failure::from(error).into_py_err(py))?;
+        info_dict(py, &known)
+    }
+
+    /// The process ID of the VMM, or `None` when there is none.
+    fn pid(&self) -> Operation {
+        let core = self.core.clone();
+        let work = async move { Ok::<_, Failure>(core.access.status().await.ok()) };
+        Operation::new(work, |py, status| {
+            status.and_then(|status| status.vmm_pid).into_py_any(py)
+        })
+    }
+
+    fn start(&self) -> Operation {
+        let core = self.core.clone();
+        Operation::silent(async move { core.start().await })
+    }
+
+    fn stop(&self, py: Python<'_>, timeout: f64) -> PyResult<Operation> {
+        let grace = Duration::try_from_secs_f64(timeout).map_err(|_| {
+            Failure::argument("timeout", format!("{timeout} is not a number of seconds"))
+                .into_py_err(py)
+        })?;
+        let core = self.core.clone();
+        Ok(Operation::silent(async move { core.stop(grace).await }))
+    }
+
+    fn close(&self) -> Operation {
+        let core = self.core.clone();
+        let closed = self.core.clone();
+        Operation::new(async move { core.close().await }, move |py, is_let_go| {
+            if is_let_go {
+                ownership::remove(&closed);
+            }
+            Ok(py.None())
+        })
+    }
+
+    fn delete(&self) -> Operation {
+        let core = self.core.clone();
+        let deleted = self.core.clone();
+        Operation::new(async move { core.delete().await }, move |py, ()| {
+            ownership::remove(&deleted);
+            Ok(py.None())
+        })
+    }
+
+    fn run(
+        &self,
+        py: Python<'_>,
+        command: &str,
+        timeout: &Bound<'_, PyAny>,
+        shell: &str,
+    ) -> PyResult<Operation> {
+        let timeout = Timeout::new(timeout)?;
+        let exec = shell_command(command, timeout, shell).map_err(|error| error.into_py_err(py))?;
+        let work = run::run(self.core.clone(), exec, timeout);
+        Ok(Operation::new(work, |py, finished| {
+            run::result(py, &finished)
+        }))
+    }
+
+    fn set_env(&self, variables: BTreeMap<String, String>, merge: bool) -> Operation {
+        let core = self.core.clone();
+        let work = async move {
+            core.ensure_started().await?;
+            Ok::<_, Failure>(core.access.set_env(&variables, merge).await?)
+        };
+        Operation::new(work, |py, names| names.into_py_any(py))
+    }
+
+    fn unset_env(&self, names: Vec<String>) -> Operation {
+        let core = self.core.clone();
+        let work = async move {
+            core.ensure_started().await?;
+            Ok::<_, Failure>(core.access.unset_env(&names).await?)
+        };
+        Operation::new(work, |py, removed| removed.into_py_any(py))
+    }
+
+    fn list_env(&self) -> Operation {
+        let core = self.core.clone();
+        let work = async move {
+            core.ensure_started().await?;
+            Ok::<_, Failure>(core.access.env().await?)
+        };
+        Operation::new(work, |py, variables| variables.into_py_any(py))
+    }
+
+    fn read_file(&self, path: PathBuf, max_bytes: usize) -> Operation {
+        let work = files::read(self.core.clone(), path, max_bytes);
+        Operation::new(work, |py, content| {
+            Ok(PyBytes::new(py, &content).into_any().unbind())
+        })
+    }
+
+    fn write_file(&self, path: PathBuf, content: Vec<u8>, mode: u32, parents: bool) -> Operation {
+        Operation::silent(files::write(
+            self.core.clone(),
+            path,
+            content,
+            mode,
+            parents,
+        ))
+    }
+
+    fn upload_file(&self, local: PathBuf, remote: PathBuf, parents: bool) -> Operation {
+        let work = files::upload_file(self.core.clone(), local, remote, parents);
+        Operation::new(work, |py, copied| copied.into_py_any(py))
+    }
+
+    fn download_file(&self, remote: PathBuf, local: PathBuf) -> Operation {
+        let work = files::download_file(self.core.clone(), remote, local);
+        Operation::new(work, |py, copied| copied.into_py_any(py))
+    }
+
+    fn copy_in(&self, local: PathBuf, remote: PathBuf) -> Operation {
+        let core = self.core.clone();
+        let work = async move {
+            core.ensure_started().await?;
+            Ok::<_, Failure>(core.access.copy_in(&local, &remote).await?)
+        };
+        Operation::new(work, |py, copied| copied.into_py_any(py))
+    }
+
+    fn copy_out(&self, remote: PathBuf, local: PathBuf) -> Operation {
+        let core = self.core.clone();
+        let work = async move {
+            core.ensure_started().await?;
+            Ok::<_, Failure>(core.access.copy_out(&remote, &local).await?)
+        };
+        Operation::new(work, |py, copied| copied.into_py_any(py))
+    }
+
+    fn stat(&self, path: PathBuf, follow: bool) -> Operation {
+        let core = self.core.clone();
+        let work = async move {
+            core.ensure_started().await?;
+            let path = path.as_os_str().as_bytes();
+            Ok::<_, Failure>(core.access.stat(path, follow).await?)
+        };
+        Operation::new(work, |py, found| {
+            files::attributes(py, None, &found)?.into_py_any(py)
+        })
+    }
+
+    fn list_directory(&self, path: PathBuf) -> Operation {
+        let core = self.core.clone();
+        let work = async move {
+            core.ensure_started().await?;
+            let path = path.as_os_str().as_bytes();
+            Ok::<_, Failure>(core.access.list_directory(path).await?)
+        };
+        Operation::new(work, |py, entries| {
+            let entries: PyResult<Vec<_>> = entries
+                .iter()
+                .map(|entry| files::attributes(py, Some(&entry.name), &entry.attributes))
+                .collect();
+            entries?.into_py_any(py)
+        })
+    }
+
+    fn make_directory(&self, path: PathBuf, mode: u32, parents: bool) -> Operation {
+        let core = self.core.clone();
+        Operation::silent(async move {
+            core.ensure_started().await?;
+            let path = path.as_os_str().as_bytes();
+            Ok::<_, Failure>(core.access.make_directory(path, mode, parents).await?)
+        })
+    }
+
+    fn remove_file(&self, path: PathBuf, recursive: bool) -> Operation {
+        let core = self.core.clone();
+        Operation::silent(async move {
+            core.ensure_started().await?;
+            let path = path.as_os_str().as_bytes();
+            Ok::<_, Failure>(core.access.remove_file(path, recursive).await?)
+        })
+    }
+}

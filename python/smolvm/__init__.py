@@ -1,0 +1,91 @@
+"""SmolVM: a computer of its own for every AI agent.
+
+    from smolvm import SmolVM
+
+    with SmolVM() as vm:
+        print(vm.run("uname -a").output)
+"""
+
+from smolvm._native import __version__
+from smolvm.exceptions import (
+    BrowserSessionAlreadyExistsError,
+    BrowserSessionNotFoundError,
+    CommandExecutionUnavailableError,
+    FirecrackerAPIError,
+    GuestFileError,
+    GuestFileNotFoundError,
+    HostError,
+    ImageError,
+    NetworkError,
+    OperationTimeoutError,
+    SandboxEndedError,
+    SmolVMError,
+    SnapshotAlreadyExistsError,
+    SnapshotNotFoundError,
+    ValidationError,
+    VMAlreadyExistsError,
+    VMNotFoundError,
+)
+from smolvm.images.builder import SSH_BOOT_ARGS, ImageBuilder
+from smolvm.inventory import SmolVMManager
+from smolvm.types import CommandResult, FileInfo, GuestOS, NetworkConfig, VMConfig, VMInfo, VMState
+from smolvm.unavailable import (
+    BrowserSession,
+    BrowserSessionConfig,
+    BrowserSessionInfo,
+    BrowserSessionState,
+    BrowserViewport,
+    HostManager,
+    ImageManager,
+    ImageSource,
+    LocalImage,
+    SnapshotArtifacts,
+    SnapshotInfo,
+    SSHClient,
+)
+from smolvm.vm import AsyncSmolVM, SmolVM
+
+__all__ = [
+    "AsyncSmolVM",
+    "BrowserSession",
+    "BrowserSessionAlreadyExistsError",
+    "BrowserSessionConfig",
+    "BrowserSessionInfo",
+    "BrowserSessionNotFoundError",
+    "BrowserSessionState",
+    "BrowserViewport",
+    "CommandExecutionUnavailableError",
+    "CommandResult",
+    "FileInfo",
+    "FirecrackerAPIError",
+    "GuestFileError",
+    "GuestFileNotFoundError",
+    "GuestOS",
+    "HostError",
+    "HostManager",
+    "ImageBuilder",
+    "ImageError",
+    "ImageManager",
+    "ImageSource",
+    "LocalImage",
+    "NetworkConfig",
+    "NetworkError",
+    "OperationTimeoutError",
+    "SSHClient",
+    "SSH_BOOT_ARGS",
+    "SandboxEndedError",
+    "SmolVM",
+    "SmolVMError",
+    "SmolVMManager",
+    "SnapshotAlreadyExistsError",
+    "SnapshotArtifacts",
+    "SnapshotInfo",
+    "SnapshotNotFoundError",
+    "VMAlreadyExistsError",
+    "VMConfig",
+    "VMInfo",
+    "VMNotFoundError",
+    "VMState",
+    "ValidationError",
+    "__version__",
+]

@@ -1,0 +1,7 @@
+"""Building images, under the name that older clients use."""
+
+from __future__ import annotations
+
+from smolvm.images.builder import SSH_BOOT_ARGS, ImageBuilder
+
+__all__ = ["SSH_BOOT_ARGS", "ImageBuilder"]

@@ -1,0 +1,289 @@
+"""The data of the API: what is asked for, and what comes back."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from smolvm import _native
+from smolvm.exceptions import ValidationError
+
+__all__ = [
+    "CommandResult",
+    "FileInfo",
+    "GuestOS",
+    "NetworkConfig",
+    "VMConfig",
+    "VMInfo",
+    "VMState",
+]
+
+
+class _Name(str, Enum):
+    """An enumeration whose members are their names."""
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+class VMState(_Name):
+    """Where a sandbox is in its life."""
+
+    CREATED = "created"
+    STARTING = "starting"
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    ERROR = "error"
+
+
+class GuestOS(_Name):
+    """Systems that guests can run; :class:`ImageError` says which of them there are."""
+
+    ALPINE = "alpine"
+    DEBIAN = "debian"
+    UBUNTU = "ubuntu"
+
+
+@dataclass(frozen=True)
+class CommandResult:
+    """How a command ended, and what it wrote."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+    #: ``exited``, ``signalled``, ``out_of_memory`` or ``killed``.
+    exit_reason: str = "exited"
+    duration_ms: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Whether the exit code is 0."""
+        return self.exit_code == 0
+
+    @property
+    def output(self) -> str:
+        """What the command wrote to its standard output, without white space around it."""
+        return self.stdout.strip()
+
+    def model_dump(self) -> dict[str, Any]:
+        """Returns the fields as a dictionary."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """What a file of the guest is."""
+
+    #: Its name in its directory; ``None`` for one that was asked for by its path.
+    name: str | None
+    #: ``file``, ``directory``, ``symlink`` or ``other``.
+    kind: str
+    size: int
+    mode: int
+    uid: int
+    gid: int
+    modified_unix_ns: int
+    #: What a symbolic link points to.
+    target: str | None
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Addresses of a guest. Guests are reached through their agent, so all may be absent."""
+
+    guest_ip: str | None = None
+    gateway_ip: str | None = None
+    netmask: str | None = None
+    tap_device: str | None = None
+    guest_mac: str | None = None
+    ssh_host_port: int | None = None
+
+
+_ALIASES = {"memory": "mem_size_mib", "disk_size": "disk_size_mib"}
+_PATHS = ("kernel_path", "rootfs_path", "initrd_path")
+
+
+@dataclass(frozen=True, init=False)
+class VMConfig:
+    """A sandbox as asked for.
+
+    Everything is optional. ``memory`` and ``disk_size`` are other names of ``mem_size_mib`` and
+    ``disk_size_mib``. Unknown names are ignored with a warning.
+    """
+
+    vm_id: str | None = None
+    vcpu_count: int = 2
+    mem_size_mib: int = 512
+    disk_size_mib: int | None = None
+    os: str | None = None
+    kernel_path: Path | None = None
+    rootfs_path: Path | None = None
+    initrd_path: Path | None = None
+    extra_drives: list[Path] = field(default_factory=list)
+    boot_args: str = "console=ttyS0 reboot=k panic=1 pci=off"
+    ssh_capable: bool = False
+    backend: str | None = None
+    disk_mode: str = "isolated"
+    retain_disk_on_delete: bool = False
+    env_vars: dict[str, str] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+    idle_timeout: float | None = None
+    max_lifetime: float | None = None
+    max_processes: int | None = None
+    network_rate_limit_mbps: int | None = None
+    port_forwards: list[Any] = field(default_factory=list)
+
+    def __init__(self, **given: Any) -> None:
+        values = _defaults()
+        for name, value in given.items():
+            name = _ALIASES.get(name, name)
+            if name not in values:
+                warnings.warn(f"VMConfig has no {name!r}; it is ignored", stacklevel=2)
+                continue
+            values[name] = value
+        for name, value in values.items():
+            object.__setattr__(self, name, _CHECKS.get(name, _as_it_is)(name, value))
+        _native.check_vm_sizes(self.vcpu_count, self.mem_size_mib, self.disk_size_mib)
+
+    @property
+    def memory(self) -> int:
+        """Memory in MiB."""
+        return self.mem_size_mib
+
+    @property
+    def disk_size(self) -> int | None:
+        """Size of the writable disk in MiB."""
+        return self.disk_size_mib
+
+    def model_dump(self) -> dict[str, Any]:
+        """Returns the fields as a dictionary."""
+        return asdict(self)
+
+
+def _defaults() -> dict[str, Any]:
+    values = {entry.name: entry.default for entry in fields(VMConfig)}
+    empty: dict[str, Any] = {
+        "extra_drives": [],
+        "env_vars": {},
+        "labels": {},
+        "port_forwards": [],
+    }
+    return {**values, **empty}
+
+
+def _as_it_is(_name: str, value: Any) -> Any:
+    return value
+
+
+def _name(name: str, value: Any) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise ValidationError(f"{name}: {value!r} is not a string")
+    _native.check_vm_id(value)
+    return value
+
+
+def _whole(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValidationError(f"{name}: {value!r} is not a whole number")
+    return value
+
+
+def _whole_or_none(name: str, value: Any) -> int | None:
+    return None if value is None else _whole(name, value)
+
+
+def _path(name: str, value: Any) -> Path | None:
+    if value is None:
+        return None
+    path = Path(os.fspath(value))
+    if not path.exists():
+        raise ValidationError(f"{name}: Path does not exist: {path}")
+    if not path.is_file():
+        raise ValidationError(f"{name}: Path is not a file: {path}")
+    return path.absolute()
+
+
+def _paths(name: str, value: Sequence[Any]) -> list[Path]:
+    paths = (_path(f"{name}.{index}", path) for index, path in enumerate(value))
+    return [path for path in paths if path is not None]
+
+
+def _text_map(name: str, value: Any) -> dict[str, str]:
+    if not isinstance(value, Mapping):
+        raise ValidationError(f"{name}: {value!r} is not a mapping of strings")
+    for key, text in value.items():
+        if not isinstance(key, str):
+            raise ValidationError(f"{name}: the name {key!r} is not a string")
+        if text is None:
+            raise ValidationError(f"{name}.{key}: the value is None; is the variable set?")
+        if not isinstance(text, str):
+            raise ValidationError(f"{name}.{key}: the value is not a string")
+    return dict(value)
+
+
+def _env_vars(name: str, value: Any) -> dict[str, str]:
+    variables = _text_map(name, value)
+    for key in variables:
+        try:
+            _native.check_env_key(key)
+        except ValidationError as error:
+            raise ValidationError(f"{name}.{key}: {error}") from None
+    return variables
+
+
+def _choice(*choices: str | None) -> Any:
+    def check(name: str, value: Any) -> str | None:
+        if value not in choices:
+            names = ", ".join(repr(choice) for choice in choices if choice)
+            raise ValidationError(f"{name}: {value!r} is none of {names}")
+        return None if value is None else str(value)
+
+    return check
+
+
+_CHECKS: dict[str, Any] = {
+    "vm_id": _name,
+    "vcpu_count": _whole,
+    "mem_size_mib": _whole,
+    "disk_size_mib": _whole_or_none,
+    "kernel_path": _path,
+    "rootfs_path": _path,
+    "initrd_path": _path,
+    "extra_drives": _paths,
+    "disk_mode": _choice("isolated", "shared"),
+    "env_vars": _env_vars,
+    "labels": _text_map,
+    "max_processes": _whole_or_none,
+}
+
+
+@dataclass(frozen=True)
+class VMInfo:
+    """What is known of a sandbox."""
+
+    vm_id: str
+    status: VMState
+    config: VMConfig
+    network: NetworkConfig | None = None
+    pid: int | None = None
+    control_socket_path: Path | None = None
+    #: Why it is in its state, where that is not plain.
+    reason: str | None = None
+    #: What runs it, such as ``qemu (software emulation)``.
+    engine: str | None = None
+    disk_used_bytes: int = 0
+    created_unix_ms: int = 0
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What its owner has written on it."""
+        return self.config.labels

@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test bench build lint fmt clean need-cargo
+.PHONY: help quickstart test py bench build lint fmt clean need-cargo
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -12,6 +12,9 @@ quickstart: need-cargo ## from nothing to a command in a microVM; says how long 
 
 test: need-cargo ## install what tests need, build, run all tests, also those that boot microVMs
 	@$(CARGO) xtask test
+
+py: need-cargo ## build the Python wheel, install it into target/python, check its types and test it
+	@$(CARGO) xtask py
 
 bench: need-cargo ## measure what SPECIFICATION.md promises, beside a baseline in the same run
 	@$(CARGO) xtask bench

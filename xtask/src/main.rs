@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   quickstart ── packages, build, then `smolvm setup` and `smolvm run`
-//!   test ──────── packages, build, then the tests, then `skips`
+//!   test ──────── packages, build, then the tests, then those of `py`, then `skips`
+//!   py ────────── build, then the wheel and its tests, then `skips`
 //!   ci ────────── lint, deps, test, by way of `.ci/run`
 //!   command       how a task runs a program                workspace   where things are
 //! ```
@@ -20,6 +21,7 @@ mod deps;
 mod fmt;
 mod lint;
 mod packages;
+mod python;
 mod quickstart;
 mod skips;
 mod test;
@@ -73,6 +75,12 @@ const TASKS: &[Task] = &[
         option: None,
         summary: "run all tests, also those that boot microVMs, and count the skipped ones",
         run: |workspace, _| test::run(workspace),
+    },
+    Task {
+        name: "py",
+        option: None,
+        summary: "build the Python wheel, and check its types and test it where it is installed",
+        run: |workspace, _| python::run(workspace),
     },
     Task {
         name: "bench",

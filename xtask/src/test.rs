@@ -12,18 +12,19 @@ use crate::TaskResult;
 use crate::command::{CommandError, cargo, check, line, run as run_command, succeeds_quietly};
 use crate::skips::{self, Skip};
 use crate::workspace::Workspace;
-use crate::{build, packages, quickstart};
+use crate::{build, packages, python, quickstart};
 
 pub(crate) fn run(workspace: &Workspace) -> TaskResult {
     packages::run(workspace)?;
     build::run(workspace)?;
     quickstart::setup(workspace)?;
     let has_nextest = succeeds_quietly(&mut cargo(workspace, &["nextest", "--version"]));
-    let skips = if has_nextest {
+    let mut skips = if has_nextest {
         with_nextest(workspace)?
     } else {
         with_cargo(workspace)?
     };
+    skips.extend(python::tested(workspace)?);
     skips::report(&skips)?;
     Ok(())
 }
@@ -71,7 +72,10 @@ fn with_cargo(workspace: &Workspace) -> Result<Vec<Skip>, Box<dyn std::error::Er
 
 /// Runs a test command, passing its output on to `screen` and collecting the skips that it
 /// announces.
-fn skips_of(command: &mut Command, screen: &mut dyn Write) -> Result<Vec<Skip>, CommandError> {
+pub(crate) fn skips_of(
+    command: &mut Command,
+    screen: &mut dyn Write,
+) -> Result<Vec<Skip>, CommandError> {
     let shown = line(command);
     eprintln!("$ {shown}");
     let failed_to_run = |source| CommandError::Start {

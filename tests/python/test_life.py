@@ -1,0 +1,141 @@
+"""From creation to deletion, and what is left of a sandbox whose process ends."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from smolvm import SmolVM, SmolVMManager, VMAlreadyExistsError, VMConfig, VMNotFoundError, VMState
+
+Python = Callable[[str], "subprocess.CompletedProcess[str]"]
+
+
+def names() -> list[str]:
+    """Returns the names of all sandboxes, after what is dead has been removed."""
+    return [info.vm_id for info in SmolVM.list()]
+
+
+def test_constructing_creates_and_running_starts() -> None:
+    vm = SmolVM(mem_size_mib=256, disk_size_mib=512)
+    assert vm.status == VMState.CREATED
+    assert repr(vm) == f"SmolVM(vm_id='{vm.vm_id}', status='created')"
+    assert vm.run("echo started").output == "started"
+    assert vm.info.status == VMState.RUNNING
+    vm.delete()
+    with pytest.raises(VMNotFoundError):
+        vm.run("true")
+
+
+def test_variables_of_the_configuration_reach_the_guest() -> None:
+    with SmolVM(VMConfig(env_vars={"API_KEY": "secret"}, mem_size_mib=256)) as vm:
+        assert vm.run("echo $API_KEY").output == "secret"
+
+
+def test_body_s_exception_is_not_hidden() -> None:
+    with pytest.raises(RuntimeError, match="from the body"), SmolVM() as vm:
+        vm.delete()
+        raise RuntimeError("from the body")
+
+
+def test_name_that_is_taken_is_refused() -> None:
+    vm = SmolVM(VMConfig(vm_id="taken"))
+    try:
+        with pytest.raises(VMAlreadyExistsError):
+            SmolVM(VMConfig(vm_id="taken"))
+    finally:
+        vm.delete()
+
+
+@pytest.mark.parametrize("vm_id", ["../x", "a/b", ""])
+def test_illegal_name_is_refused(vm_id: str) -> None:
+    with pytest.raises(ValueError, match="name"):
+        SmolVM.from_id(vm_id)
+
+
+def test_sandbox_that_was_let_go_outlives_its_process(python: Python) -> None:
+    done = python(
+        "from smolvm import SmolVM\n"
+        "vm = SmolVM()\n"
+        "vm.run('echo kept > /root/note')\n"
+        "vm.close()\n"
+        "print(vm.vm_id)"
+    )
+    assert done.returncode == 0, done.stderr
+    vm = SmolVM.from_id(done.stdout.strip())
+    assert vm.run("cat /root/note").output == "kept"
+    vm.delete()
+    vm.close()
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "vm = SmolVM()",
+        "vm = SmolVM().start()",
+        "vm = SmolVM().start(); vm.stop(); vm.close()",
+        "vm = SmolVM().start(); sys.exit(3)",
+        "vm = SmolVM().start(); raise RuntimeError",
+        "vm = SmolVM().start(); os._exit(0)",
+        "vm = SmolVM(); os.kill(os.getpid(), signal.SIGKILL)",
+    ],
+)
+def test_ended_process_leaves_nothing(python: Python, script: str) -> None:
+    before = names()
+    python(f"import os, signal, sys\nfrom smolvm import SmolVM\n{script}")
+    # The supervisor of a process that died without a word notices that, and takes a moment.
+    deadline = time.monotonic() + 20
+    while names() != before and time.monotonic() < deadline:
+        SmolVMManager().reconcile()
+    assert names() == before
+
+
+def test_child_of_a_fork_leaves_the_sandbox_alone(python: Python) -> None:
+    done = python(
+        "import multiprocessing\n"
+        "from smolvm import SmolVM\n"
+        "vm = SmolVM().start()\n"
+        "def child():\n"
+        "    assert SmolVM.from_id(vm.vm_id).run('echo child').output == 'child'\n"
+        "process = multiprocessing.get_context('fork').Process(target=child)\n"
+        "process.start(); process.join(60)\n"
+        "assert process.exitcode == 0, process.exitcode\n"
+        "print(vm.run('echo parent').output)"
+    )
+    assert done.stdout == "parent\n", done.stderr
+
+
+def test_interrupt_ends_a_wait(tmp_path: Path) -> None:
+    script = (
+        "from smolvm import SmolVM\n"
+        "with SmolVM() as vm:\n"
+        "    print('running', flush=True)\n"
+        "    vm.run('sleep 60', timeout=60)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "running\n"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert "KeyboardInterrupt" in errors
+
+
+def test_import_takes_no_third_party_package(python: Python) -> None:
+    done = python(
+        "import sys, sysconfig\n"
+        "import smolvm\n"
+        "third = [n for n, m in sys.modules.items() if 'site-packages' in "
+        "(getattr(m, '__file__', None) or '') and not n.startswith('smolvm')]\n"
+        "print([n for n in third if not n.startswith('_')])"
+    )
+    assert done.stdout == "[]\n", done.stderr

@@ -1,0 +1,100 @@
+"""Configuration and exceptions: nothing here needs a sandbox."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+import smolvm
+from smolvm import SmolVM, SmolVMError, ValidationError, VMConfig
+from smolvm.exceptions import (
+    CommandExecutionUnavailableError,
+    OperationTimeoutError,
+    VMNotFoundError,
+)
+
+
+def test_every_exported_name_exists() -> None:
+    assert [name for name in smolvm.__all__ if not hasattr(smolvm, name)] == []
+
+
+def test_config_takes_both_spellings() -> None:
+    assert VMConfig(memory=1024).mem_size_mib == 1024
+    assert VMConfig(disk_size=4096).disk_size_mib == 4096
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("vm_id", "a/b"),
+        ("vm_id", ".."),
+        ("vcpu_count", 0),
+        ("vcpu_count", True),
+        ("mem_size_mib", 127),
+        ("mem_size_mib", 16385),
+        ("disk_size_mib", 63),
+        ("disk_mode", "other"),
+    ],
+)
+def test_illegal_value_is_named(field: str, value: object) -> None:
+    with pytest.raises(ValidationError, match=field):
+        VMConfig(**{field: value})
+
+
+def test_config_error_is_both_kinds_of_error() -> None:
+    with pytest.raises(ValueError):
+        VMConfig(mem_size_mib=1)
+    with pytest.raises(SmolVMError):
+        VMConfig(mem_size_mib=1)
+
+
+def test_unset_variable_is_named() -> None:
+    with pytest.raises(ValidationError, match=r"env_vars\.API_KEY.*is the variable set"):
+        VMConfig(env_vars={"API_KEY": None})
+
+
+def test_illegal_variable_name_is_refused() -> None:
+    with pytest.raises(ValidationError, match="env_vars"):
+        VMConfig(env_vars={"A=B": "1"})
+
+
+def test_missing_kernel_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="kernel_path: Path does not exist"):
+        VMConfig(kernel_path=tmp_path / "missing")
+    with pytest.raises(ValidationError, match="rootfs_path: Path is not a file"):
+        VMConfig(rootfs_path=tmp_path)
+
+
+def test_config_and_vm_id_exclude_each_other() -> None:
+    with pytest.raises(ValueError, match="not both"):
+        SmolVM(VMConfig(), vm_id="a")
+    with pytest.raises(ValueError, match="mem_size_mib"):
+        SmolVM(VMConfig(), mem_size_mib=512)
+
+
+def test_timeout_error_says_what_and_how_long() -> None:
+    error = OperationTimeoutError("run", 30)
+    assert str(error) == "Operation 'run' timed out after 30s"
+    assert error.details == {"operation": "run", "timeout_seconds": 30}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        VMNotFoundError("x"),
+        OperationTimeoutError("run", 2),
+        CommandExecutionUnavailableError("x", "reason", "remedy"),
+    ],
+)
+def test_exceptions_survive_pickling(error: SmolVMError) -> None:
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is type(error)
+    assert copy.__dict__ == error.__dict__
+    assert str(copy) == str(error)
+
+
+def test_later_names_say_that_they_are_missing() -> None:
+    with pytest.raises(SmolVMError, match="BrowserSession is not available"):
+        smolvm.BrowserSession()

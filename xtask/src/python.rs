@@ -1,0 +1,107 @@
+//! `py`: the wheel, and everything about the Python package that can be checked with it installed.
+//!
+//! ```text
+//!   target/python/build   virtual environment with the tools      target/python/wheel   the wheel
+//!   target/python/test    virtual environment with the wheel and what tests it
+//! ```
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::TaskResult;
+use crate::build;
+use crate::command::run as run_command;
+use crate::skips::{self, Skip};
+use crate::test::skips_of;
+use crate::workspace::Workspace;
+
+/// What builds the wheel; the range is that of pyproject.toml.
+const BUILD_TOOLS: &[&str] = &["pip>=24", "maturin>=1.9.4,<2"];
+
+/// What tests the package.
+const TEST_TOOLS: &[&str] = &["mypy>=1.18", "pytest>=8"];
+
+pub(crate) fn run(workspace: &Workspace) -> TaskResult {
+    build::run(workspace)?;
+    skips::report(&tested(workspace)?)?;
+    Ok(())
+}
+
+/// Builds the wheel of the programs that have been built, and tests it. Returns the skipped tests.
+pub(crate) fn tested(workspace: &Workspace) -> Result<Vec<Skip>, Box<dyn std::error::Error>> {
+    let wheel = wheel(workspace)?;
+    let directory = workspace.target().join("python/test");
+    environment(&directory, TEST_TOOLS)?;
+    let mut install = program(&directory, "python");
+    install.args(["-m", "pip", "install", "--quiet", "--force-reinstall"]);
+    run_command(install.arg("--no-deps").arg(&wheel))?;
+    let mut stubtest = program(&directory, "python");
+    run_command(
+        stubtest
+            .args(["-m", "mypy.stubtest", "smolvm._native"])
+            .current_dir(&directory),
+    )?;
+    let mut mypy = program(&directory, "mypy");
+    run_command(
+        mypy.args(["--strict", "python/smolvm", "tests/python"])
+            .current_dir(workspace.root()),
+    )?;
+    // conftest.py announces skipped tests as the other tests do.
+    let mut pytest = program(&directory, "python");
+    pytest
+        .args(["-m", "pytest", "-q"])
+        .current_dir(workspace.root());
+    Ok(skips_of(&mut pytest, &mut std::io::stdout())?)
+}
+
+/// Builds the wheel and returns its path.
+fn wheel(workspace: &Workspace) -> Result<PathBuf, Box<dyn std::error::Error>> {
+    let tools = workspace.target().join("python/build");
+    environment(&tools, BUILD_TOOLS)?;
+    let directory = workspace.target().join("python/wheel");
+    // The wheel of an earlier version must not be taken for this one's.
+    if directory.exists() {
+        fs::remove_dir_all(&directory)?;
+    }
+    let mut search_path = vec![tools.join("bin")];
+    search_path.extend(std::env::split_paths(
+        &std::env::var_os("PATH").unwrap_or_default(),
+    ));
+    let mut build = program(&tools, "python");
+    build
+        .args(["-m", "pip", "wheel", "--quiet", "--no-build-isolation"])
+        .args(["--no-deps", "--wheel-dir"])
+        .arg(&directory)
+        .arg(".")
+        .env("PATH", std::env::join_paths(search_path)?)
+        .env("SMOLVM_BUNDLE_FROM", workspace.release())
+        .current_dir(workspace.root());
+    run_command(&mut build)?;
+    let wheels: Vec<PathBuf> = fs::read_dir(&directory)?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension() == Some(OsStr::new("whl")))
+        .collect();
+    match <[PathBuf; 1]>::try_from(wheels) {
+        Ok([wheel]) => Ok(wheel),
+        Err(wheels) => Err(format!("one wheel was to be built, not {}", wheels.len()).into()),
+    }
+}
+
+/// Makes a virtual environment with `packages`; one that is there is used again.
+fn environment(directory: &Path, packages: &[&str]) -> TaskResult {
+    if !directory.join("bin/python").exists() {
+        let mut make = Command::new("python3");
+        run_command(make.args(["-m", "venv"]).arg(directory))?;
+    }
+    let mut install = program(directory, "python");
+    install.args(["-m", "pip", "install", "--quiet"]);
+    run_command(install.args(packages))?;
+    Ok(())
+}
+
+/// Returns a program of a virtual environment.
+fn program(environment: &Path, name: &str) -> Command {
+    Command::new(environment.join("bin").join(name))
+}

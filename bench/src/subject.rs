@@ -136,7 +136,7 @@ impl Subject {
     pub(crate) async fn start(&self) -> Result<Sandbox, Box<dyn Error>> {
         let spec = SandboxSpec::new(SandboxId::random(), Lifetime::Leased);
         let installation = Arc::clone(&self.installation);
-        let mut sandbox = Sandbox::create(installation, spec, Arc::new(NoProgress)).await?;
+        let sandbox = Sandbox::create(installation, spec, Arc::new(NoProgress)).await?;
         sandbox.start(Arc::new(NoProgress)).await?;
         Ok(sandbox)
     }

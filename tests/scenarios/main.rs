@@ -11,3 +11,4 @@ mod lifecycle;
 mod refusals;
 mod ssh_images;
 mod terminal;
+mod verbs;

@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    cleanup, completion, cp, create, delete, doctor, exec, info, list, logs, run, setup, shell,
-    start, stop,
+    cleanup, completion, cp, create, delete, doctor, env, exec, file, info, list, logs, pause,
+    port, resume, run, setup, shell, ssh, start, stop,
 };
 use crate::failure::Family;
 
@@ -60,10 +60,26 @@ pub(crate) enum Verb {
     Exec(exec::Args),
     /// Open a shell in a running sandbox.
     Shell(shell::Args),
+    /// Open a shell through the ssh server of a sandbox's image, with the host's ssh.
+    Ssh(ssh::Args),
     /// Copy files and directories into a sandbox or out of it.
     Cp(cp::Args),
+    /// Copy one file into a sandbox or out of it.
+    #[command(subcommand)]
+    File(file::Command),
+    /// Set, unset and list variables that every login shell of a sandbox sees.
+    #[command(subcommand)]
+    Env(env::Command),
+    /// Make ports of a sandbox reachable on this host.
+    #[command(subcommand)]
+    Port(port::Command),
     /// Show what a sandbox's console said.
     Logs(logs::Args),
+    /// Hold running sandboxes still; their memory is kept.
+    Pause(pause::Args),
+    /// Let paused sandboxes go on.
+    #[command(alias = "unpause")]
+    Resume(resume::Args),
     /// Stop sandboxes; their disks are kept.
     Stop(stop::Args),
     /// Delete sandboxes with all their files, running or not.
@@ -88,14 +104,21 @@ impl Command {
     /// Returns which exit codes the command has.
     pub(crate) const fn family(&self) -> Family {
         match self {
-            Self::Sandbox(Verb::Run(_) | Verb::Exec(_) | Verb::Shell(_))
-            | Self::SandboxAlias(Verb::Run(_) | Verb::Exec(_) | Verb::Shell(_)) => Family::Passing,
+            Self::Sandbox(verb) | Self::SandboxAlias(verb) if verb.is_passing() => Family::Passing,
             _ => Family::Managing,
         }
     }
 }
 
 impl Verb {
+    /// Returns whether the exit code is that of a command in a guest.
+    const fn is_passing(&self) -> bool {
+        matches!(
+            self,
+            Self::Run(_) | Self::Exec(_) | Self::Shell(_) | Self::Ssh(_)
+        )
+    }
+
     const fn name(&self) -> &'static str {
         match self {
             Self::Run(_) => "run",
@@ -105,8 +128,14 @@ impl Verb {
             Self::Info(_) => "info",
             Self::Exec(_) => "exec",
             Self::Shell(_) => "shell",
+            Self::Ssh(_) => "ssh",
             Self::Cp(_) => "cp",
+            Self::File(command) => command.name(),
+            Self::Env(command) => command.name(),
+            Self::Port(command) => command.name(),
             Self::Logs(_) => "logs",
+            Self::Pause(_) => "pause",
+            Self::Resume(_) => "resume",
             Self::Stop(_) => "stop",
             Self::Delete(_) => "delete",
             Self::Cleanup(_) => "cleanup",

@@ -92,6 +92,9 @@ impl Context {
             "image": info.spec.image,
             "backend": info.engine.as_deref().unwrap_or(info.spec.engine.as_str()),
             "lifetime": info.spec.lifetime,
+            "labels": info.spec.labels,
+            "idle_timeout_ms": info.spec.idle_timeout_ms,
+            "max_lifetime_ms": info.spec.max_lifetime_ms,
             "cpus": info.spec.vcpus,
             "memory_mib": info.spec.memory,
             "disk_size_mib": info.spec.disk,
@@ -116,7 +119,7 @@ pub(crate) fn elapsed_since(unix_ms: u64) -> Duration {
 pub(crate) const fn colour_of(state: SandboxState) -> Colour {
     match state {
         SandboxState::Running => Colour::Green,
-        SandboxState::Starting | SandboxState::Stopping => Colour::Yellow,
+        SandboxState::Starting | SandboxState::Paused | SandboxState::Stopping => Colour::Yellow,
         SandboxState::Error => Colour::Red,
         SandboxState::Created | SandboxState::Stopped => Colour::Dim,
     }

@@ -85,6 +85,12 @@ impl Failure {
         failure
     }
 
+    /// Returns the failure of a command whose new sandbox somebody else has started by its name.
+    pub(crate) fn started_by_another() -> Self {
+        let message = "another process started the new sandbox first";
+        Self::new(ErrorKind::Conflict, message)
+    }
+
     /// Returns the failure of a command that a signal to us has ended.
     pub(crate) fn interrupted(signal: i32) -> Self {
         let mut failure = Self::new(ErrorKind::Conflict, format!("ended by signal {signal}"));

@@ -11,8 +11,8 @@ use smolvm_sandbox::accelerator::AcceleratorError;
 use smolvm_sandbox::control::{StartFailure, StartFailureKind};
 use smolvm_sandbox::message::{Refusal, RefusalCode};
 use smolvm_sandbox::{
-    AccessError, CopyError, CreateError, ErrorKind, ExecError, PlanError, SpecError, StartError,
-    StoreError,
+    AccessError, CopyError, CreateError, EnvError, ErrorKind, ExecError, PlanError, SandboxState,
+    SpecError, StartError, StoreError,
 };
 
 use crate::failure::Failure;
@@ -98,6 +98,8 @@ impl From<StartError> for Failure {
             StartError::Store(error) => on_store(error),
             StartError::Plan(error) => on_plan(error),
             StartError::Failed(failure) => on_start_failure(failure),
+            StartError::Access(error) => on_access(error),
+            StartError::Environment(_) => Advice::none(),
             StartError::SupervisorDied { .. } => Advice::code("supervisor_died"),
             StartError::Record(_) | StartError::Spawn { .. } => on_full_disk(&error),
         };
@@ -119,6 +121,22 @@ impl From<ExecError> for Failure {
             ExecError::NotStarted { .. } => Advice::none()
                 .hint("the guest may be out of memory or busy; what it says: smolvm logs NAME"),
             ExecError::Access(error) => on_access(error),
+        };
+        Self::of(&error, error.kind(), advice)
+    }
+}
+
+impl From<EnvError> for Failure {
+    fn from(error: EnvError) -> Self {
+        let advice = match &error {
+            EnvError::Access(error) => on_access(error),
+            EnvError::Unreadable => {
+                Advice::none().hint("remove the file in the guest, then set the variables again")
+            }
+            EnvError::Name { .. }
+            | EnvError::Value { .. }
+            | EnvError::TooLong { .. }
+            | EnvError::TooMany { .. } => Advice::none(),
         };
         Self::of(&error, error.kind(), advice)
     }
@@ -200,6 +218,12 @@ fn on_store(error: &StoreError) -> Advice {
 fn on_access(error: &AccessError) -> Advice {
     match error {
         AccessError::Store(error) => on_store(error),
+        AccessError::NotRunning {
+            id,
+            state: SandboxState::Paused,
+            ..
+        } => Advice::code("not_running").hint(format!("let it go on: smolvm resume {id}")),
+        AccessError::NotPaused { .. } => Advice::code("not_paused"),
         AccessError::NotRunning { id, reason, .. } => {
             let advice = Advice::code("not_running").hint(format!("start it: smolvm start {id}"));
             match reason {

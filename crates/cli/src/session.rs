@@ -167,7 +167,7 @@ pub(crate) async fn run(
 }
 
 /// Passes what comes out of a command on until it has ended.
-async fn pump(output: &mut ProcessOutput<'_>, sink: &mut Sink) -> Result<End, Broken> {
+async fn pump(output: &mut ProcessOutput, sink: &mut Sink) -> Result<End, Broken> {
     loop {
         let written = match output.next().await.map_err(Broken::Access)? {
             Output::Stdout(bytes) => sink.stdout(bytes).await,

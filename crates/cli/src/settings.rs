@@ -29,6 +29,8 @@ pub(crate) struct Settings {
     pub(crate) has_stderr_colour: bool,
     /// What is logged to standard error.
     pub(crate) log_level: LevelFilter,
+    /// The private key of `smolvm ssh`, which need not exist.
+    pub(crate) ssh_key: Option<PathBuf>,
     /// The terminal's type, for programs in the guest that run on it.
     pub(crate) terminal_type: Option<OsString>,
 }
@@ -45,6 +47,7 @@ impl Settings {
             has_stdout_colour: has_colour && std::io::stdout().is_terminal(),
             has_stderr_colour: has_colour && std::io::stderr().is_terminal(),
             log_level: log_level(),
+            ssh_key: env::home_dir().map(|home| home.join(".smolvm/keys/id_ed25519")),
             terminal_type: variable("TERM"),
         })
     }

@@ -91,6 +91,36 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).map_err(|_| expected())
 }
 
+/// Parses a label: `KEY=VALUE`, or `KEY` for an empty value.
+pub(crate) fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').unwrap_or((text, ""));
+    if key.is_empty() {
+        return Err(format!("{text:?} is not a label: use KEY=VALUE"));
+    }
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+/// Parses a share of the processors: `50%` is half a CPU, `1.5` one and a half.
+pub(crate) fn cpu_percent(text: &str) -> Result<u32, String> {
+    let expected = || format!("{text:?} is not a share of CPUs: use 0.5, 2 or 50%");
+    let percent = match text.strip_suffix('%') {
+        Some(number) => number.parse::<f64>().map_err(|_| expected())?,
+        None => text.parse::<f64>().map_err(|_| expected())? * 100.0,
+    };
+    whole(percent.round())
+        .and_then(|percent| u32::try_from(percent).ok())
+        .filter(|percent| *percent > 0)
+        .ok_or_else(expected)
+}
+
+/// Parses memory that one command may use.
+pub(crate) fn limit_memory(text: &str) -> Result<u32, String> {
+    u32::try_from(mebibytes(text)?)
+        .ok()
+        .filter(|mebibytes| *mebibytes > 0)
+        .ok_or_else(|| format!("{text:?} is not memory that a command can have"))
+}
+
 /// Parses a time limit, which must not be zero.
 pub(crate) fn time_limit(text: &str) -> Result<Duration, String> {
     let limit = duration(text)?;
@@ -208,6 +238,15 @@ mod tests {
     fn engines_of_other_versions_are_named_as_absent() {
         let message = engine("firecracker").expect_err("not part of this version");
         assert!(message.contains("it has qemu"), "{message}");
+    }
+
+    #[test]
+    fn shares_of_cpus_are_numbers_or_percentages() {
+        let parsed = ["0.5", "2", "50%", "1.5"].map(|text| cpu_percent(text).expect(text));
+        assert_eq!(parsed, [50, 200, 50, 150]);
+        for text in ["", "0", "-1", "%", "x", "1e99"] {
+            assert!(cpu_percent(text).is_err(), "{text:?}");
+        }
     }
 
     #[test]

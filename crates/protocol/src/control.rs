@@ -28,6 +28,9 @@ pub enum SupervisorRequest {
         /// Milliseconds the guest has for an orderly shutdown; zero kills at once.
         grace_ms: u64,
     },
+    /// Waits until the agent has answered. Answer: [`SupervisorReply::Done`]; the connection ends
+    /// without one when the machine does first.
+    AwaitReady,
     /// Holds the machine still. Answer: [`SupervisorReply::Done`].
     Pause,
     /// Lets a paused machine go on. Answer: [`SupervisorReply::Done`].
@@ -42,12 +45,7 @@ pub enum SupervisorRequest {
         host_port: Option<u16>,
     },
     /// Closes a forward and its connections. Answer: [`SupervisorReply::Done`].
-    Unforward {
-        /// Port on the host.
-        host_port: u16,
-        /// Port in the guest.
-        guest_port: u16,
-    },
+    Unforward(Forward),
     /// Asks for the forwards. Answer: [`SupervisorReply::Forwards`].
     Forwards,
     /// Kills the machine and removes the sandbox with all its files. Answer:

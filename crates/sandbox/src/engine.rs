@@ -167,6 +167,15 @@ pub trait Machine: Send {
     /// Presses the machine's power button.
     fn press_power_button(&mut self) -> BoxFuture<'_, io::Result<()>>;
 
+    /// Holds the machine still.
+    fn pause(&mut self) -> BoxFuture<'_, io::Result<()>>;
+
+    /// Lets a paused machine go on.
+    fn resume(&mut self) -> BoxFuture<'_, io::Result<()>>;
+
+    /// Lets a paused machine go on, without waiting until it does.
+    fn resume_soon(&mut self);
+
     /// Waits until the machine has ended and nothing of it is left. Cancel-safe.
     fn wait(&mut self) -> BoxFuture<'_, MachineExit>;
 

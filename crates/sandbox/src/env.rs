@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use smolvm_protocol::message::{RefusalCode, WriteFile};
 
-use crate::sandbox::AccessError;
+use crate::access::AccessError;
 use crate::{ErrorKind, Sandbox};
 
 /// The guest's file. Debian's, Alpine's and most others' `/etc/profile` read all of the directory.

@@ -9,7 +9,7 @@ use smolvm_protocol::message::{Control, Event, Exec, ExitReason, Request, Termin
 use smolvm_protocol::{Frame, FrameError, FrameKind, MAX_DATA_BYTES, MAX_MESSAGE_BYTES};
 use tokio::time::Instant;
 
-use crate::sandbox::{AccessError, Connection};
+use crate::access::{Access, AccessError, Connection};
 use crate::{ErrorKind, Sandbox, SandboxState};
 
 /// How long after a command's timeout the agent may take to report it. The command is killed by
@@ -122,13 +122,13 @@ pub enum Output {
 
 /// A running command. Dropping it kills the command and everything it started.
 #[derive(Debug)]
-pub struct Process<'sandbox> {
+pub struct Process {
     /// Its process ID in the guest.
     pub pid: u32,
     /// The way into it.
     pub input: ProcessInput,
     /// What comes out of it.
-    pub output: ProcessOutput<'sandbox>,
+    pub output: ProcessOutput,
 }
 
 /// The way into a running command: its standard input, signals, its terminal's size.
@@ -139,8 +139,8 @@ pub struct ProcessInput {
 
 /// What comes out of a running command.
 #[derive(Debug)]
-pub struct ProcessOutput<'sandbox> {
-    sandbox: &'sandbox Sandbox,
+pub struct ProcessOutput {
+    access: Access,
     stream: SplitStream<Connection>,
     started: Instant,
     deadline: Option<Instant>,
@@ -152,7 +152,7 @@ impl Sandbox {
     /// # Errors
     ///
     /// When the sandbox is not running, or the command cannot be started.
-    pub async fn exec(&self, exec: Exec) -> Result<Process<'_>, ExecError> {
+    pub async fn exec(&self, exec: Exec) -> Result<Process, ExecError> {
         let started = Instant::now();
         // A timeout of centuries is none.
         let deadline = exec
@@ -176,7 +176,7 @@ impl Sandbox {
             pid,
             input: ProcessInput { sink },
             output: ProcessOutput {
-                sandbox: self,
+                access: self.access().clone(),
                 stream,
                 started,
                 deadline,
@@ -187,13 +187,13 @@ impl Sandbox {
 
 impl Sandbox {
     async fn start_command(&self, request: Frame) -> Result<(u32, Connection), AccessError> {
-        let mut connection = self.open_stream().await?;
+        let mut connection = self.access().open_stream().await?;
         connection.send(request).await?;
         match next_event(&mut connection).await? {
             Some(Event::Started { pid }) => Ok((pid, connection)),
             Some(Event::Refused(refusal)) => Err(AccessError::Refused(refusal)),
             Some(_) => Err(AccessError::Unexpected),
-            None => Err(self.not_running().await),
+            None => Err(self.access().not_running().await),
         }
     }
 }
@@ -263,7 +263,7 @@ impl ProcessInput {
     }
 }
 
-impl ProcessOutput<'_> {
+impl ProcessOutput {
     /// Returns what comes next; after [`Output::End`] nothing does. Cancel-safe.
     ///
     /// # Errors
@@ -313,20 +313,20 @@ impl ProcessOutput<'_> {
 
     /// Finds out why the stream ended before the command did.
     async fn reason_of_loss(&self) -> EndReason {
-        match self.sandbox.not_running().await {
+        match self.access.not_running().await {
             AccessError::NotRunning {
                 state: SandboxState::Error,
                 reason,
                 ..
             } => EndReason::GuestDied {
                 message: reason.unwrap_or_else(|| "the machine ended".to_owned()),
-                console_tail: self.sandbox.console_tail(),
+                console_tail: self.access.console_tail(),
             },
             AccessError::NotRunning { .. }
             | AccessError::Store(crate::StoreError::NotFound { .. }) => EndReason::SandboxStopped,
             error => EndReason::GuestDied {
                 message: crate::text::chain(&error),
-                console_tail: self.sandbox.console_tail(),
+                console_tail: self.access.console_tail(),
             },
         }
     }

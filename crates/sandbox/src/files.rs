@@ -7,8 +7,8 @@ use smolvm_protocol::message::{Attributes, Event, Request, WriteFile};
 use smolvm_protocol::{Frame, FrameError, FrameKind, MAX_DATA_BYTES};
 
 use crate::Sandbox;
+use crate::access::{AccessError, Connection};
 use crate::exec::next_event;
-use crate::sandbox::{AccessError, Connection};
 
 /// Most entries of a directory that are taken from a guest; more than a person or a program reads.
 const MAX_ENTRIES: usize = 1_000_000;
@@ -166,7 +166,7 @@ impl Sandbox {
 
     async fn ask(&self, request: &Request) -> Result<Connection, AccessError> {
         let frame = Frame::message(request)?;
-        let mut connection = self.open_stream().await?;
+        let mut connection = self.access().open_stream().await?;
         connection.send(frame).await?;
         Ok(connection)
     }
@@ -175,7 +175,7 @@ impl Sandbox {
         match next_event(connection).await? {
             Some(Event::Refused(refusal)) => Err(AccessError::Refused(refusal)),
             Some(event) => Ok(event),
-            None => Err(self.not_running().await),
+            None => Err(self.access().not_running().await),
         }
     }
 

@@ -15,7 +15,9 @@
 #![deny(unsafe_code)]
 
 pub mod accelerator;
+mod access;
 mod custom;
+mod dial;
 mod disk;
 pub mod engine;
 mod env;
@@ -42,7 +44,9 @@ pub mod sys;
 mod text;
 mod tree;
 
+pub use access::AccessError;
 pub use custom::{CustomBootError, MAX_BOOT_ARGS_BYTES, MAX_EXTRA_DRIVES, MAX_INITRAMFS_BYTES};
+pub use dial::GuestConnection;
 pub use env::{EnvError, check_env_key};
 pub use exec::{End, EndReason, ExecError, Output, Process, ProcessInput, ProcessOutput};
 pub use files::{DirectoryEntry, FileReader, FileWriter};
@@ -51,7 +55,7 @@ pub use kind::ErrorKind;
 pub use plan::{PlanError, SupervisorPlan};
 pub use process::{JAIL_COMMAND, LOCK_FD, SUPERVISE_COMMAND};
 pub use record::RecordError;
-pub use sandbox::{AccessError, CreateError, Sandbox, StartError, StartReport};
+pub use sandbox::{CreateError, Sandbox, StartError, StartReport, Started};
 pub use smolvm_protocol::{control, message, probe};
 pub use spec::{
     CustomBoot, DEFAULT_DISK, DEFAULT_MEMORY, DEFAULT_VCPUS, DiskMib, EngineChoice, Lifetime,

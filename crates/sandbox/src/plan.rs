@@ -37,6 +37,10 @@ pub struct SupervisorPlan {
     pub lifetime: Lifetime,
     /// Milliseconds from the machine's start to the agent's answer, at most.
     pub start_timeout_ms: u64,
+    /// Milliseconds without any operation after which the sandbox ends.
+    pub idle_timeout_ms: Option<u64>,
+    /// Milliseconds from the machine's start after which the sandbox ends.
+    pub max_lifetime_ms: Option<u64>,
     /// The machine.
     pub boot: BootPlan,
 }
@@ -112,6 +116,8 @@ impl SupervisorPlan {
             id: spec.id.clone(),
             lifetime: spec.lifetime,
             start_timeout_ms,
+            idle_timeout_ms: spec.idle_timeout_ms,
+            max_lifetime_ms: spec.max_lifetime_ms,
             boot: BootPlan {
                 engine: EnginePlan::Fake(script),
                 kernel: PathBuf::new(),
@@ -187,6 +193,8 @@ pub(crate) async fn resolve(
         id: spec.id.clone(),
         lifetime: spec.lifetime,
         start_timeout_ms,
+        idle_timeout_ms: spec.idle_timeout_ms,
+        max_lifetime_ms: spec.max_lifetime_ms,
         boot: BootPlan {
             engine,
             kernel: files.kernel,

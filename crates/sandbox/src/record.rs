@@ -175,6 +175,10 @@ impl SandboxDir {
         self.path.join("lock")
     }
 
+    pub(crate) fn owner(&self) -> PathBuf {
+        self.path.join("owner")
+    }
+
     pub(crate) fn socket(&self) -> PathBuf {
         self.path.join("supervisor.sock")
     }

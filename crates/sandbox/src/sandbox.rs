@@ -1,6 +1,7 @@
 //! A sandbox as its user holds it.
 
-use std::os::fd::OwnedFd;
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,37 +9,33 @@ use std::time::{Duration, Instant};
 use futures::{SinkExt as _, StreamExt as _};
 use smolvm_image::Progress;
 use smolvm_protocol::control::{
-    LeaseEvent, LeaseRequest, MachineStatus, Ready, StartFailure, StartFailureKind,
+    Forward, LeaseEvent, LeaseRequest, MachineStatus, Ready, StartFailure, StartFailureKind,
     SupervisorReply, SupervisorRequest,
 };
-use smolvm_protocol::message::Refusal;
-use smolvm_protocol::{Frame, FrameCodec, FrameError};
+use smolvm_protocol::{Frame, FrameCodec};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixStream;
+use tokio::sync::Mutex;
 use tokio_util::codec::Framed;
 
+use crate::access::{Access, AccessError, Connection, tail_of};
 use crate::custom::{self, CustomBootError};
 use crate::disk;
 use crate::plan::{self, PlanError};
 use crate::process;
 use crate::record::{RecordError, SandboxDir};
-use crate::store::{SandboxInfo, SandboxLock, Store, StoreError};
-use crate::text::{self, Tail};
+use crate::store::{OwnerLock, SandboxInfo, SandboxLock, Store, StoreError};
 use crate::{
-    EngineChoice, ErrorKind, Installation, Lifetime, SandboxId, SandboxSpec, SandboxState, socket,
+    EngineChoice, EnvError, ErrorKind, Installation, Lifetime, SandboxId, SandboxSpec, SandboxState,
 };
+use crate::{sys, text};
 
-/// A connection to a supervisor that speaks in frames.
-pub(crate) type Connection = Framed<UnixStream, FrameCodec>;
-
-/// How long a supervisor may take for an answer that needs nothing of the guest.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
+/// How long another process may take to start the sandbox: its own patience with an emulated
+/// guest, and some.
+const READY_PATIENCE: Duration = Duration::from_secs(150);
 
 /// How long a supervisor may take, beyond the guest's grace, to end its machine.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
-
-/// Lines of the console shown with a failure.
-const CONSOLE_TAIL_LINES: usize = 60;
 
 /// Why a sandbox could not be created.
 #[derive(Debug, thiserror::Error)]
@@ -129,6 +126,12 @@ pub enum StartError {
     /// Its supervisor could not make it ready.
     #[error("start the sandbox: {}", .0.message)]
     Failed(StartFailure),
+    /// It is paused and could not be resumed.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// It runs, but its variables could not be set.
+    #[error("set the sandbox's environment variables")]
+    Environment(#[source] EnvError),
 }
 
 fn last_words(log: &[String]) -> String {
@@ -146,6 +149,8 @@ impl StartError {
             Self::Record(error) => error.kind(),
             Self::Plan(error) => error.kind(),
             Self::Spawn { .. } | Self::SupervisorDied { .. } => ErrorKind::Host,
+            Self::Access(error) => error.kind(),
+            Self::Environment(error) => error.kind(),
             Self::Failed(failure) => match failure.kind {
                 StartFailureKind::GuestPanicked => ErrorKind::GuestFailed,
                 StartFailureKind::AgentSilent => ErrorKind::Timeout,
@@ -168,72 +173,6 @@ impl StartError {
     }
 }
 
-/// Why a running sandbox could not be reached or did not do what it was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum AccessError {
-    /// The store refused.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The sandbox is not running.
-    #[error("sandbox '{id}' is {}, not running", state.as_str())]
-    NotRunning {
-        /// The sandbox.
-        id: SandboxId,
-        /// Its state.
-        state: SandboxState,
-        /// Why it is in that state, where that is known.
-        reason: Option<String>,
-    },
-    /// Its supervisor does not answer.
-    #[error("reach the supervisor of sandbox '{id}': no answer within {} s", ANSWER_PATIENCE.as_secs())]
-    Silent {
-        /// The sandbox.
-        id: SandboxId,
-    },
-    /// The connection failed.
-    #[error("talk to the sandbox")]
-    Connection(#[from] FrameError),
-    /// The connection ended in the middle of an operation.
-    #[error("talk to the sandbox: the connection ended")]
-    ConnectionEnded,
-    /// Something else was answered than the protocol has.
-    #[error("talk to the sandbox: unexpected answer")]
-    Unexpected,
-    /// The guest's agent, or the supervisor, refused.
-    #[error("{}", .0.message)]
-    Refused(Refusal),
-}
-
-impl AccessError {
-    /// Returns the kind of this error.
-    #[must_use]
-    pub const fn kind(&self) -> ErrorKind {
-        use smolvm_protocol::message::RefusalCode as Code;
-
-        match self {
-            Self::Store(error) => error.kind(),
-            Self::NotRunning { .. } => ErrorKind::Conflict,
-            Self::Silent { .. } => ErrorKind::Timeout,
-            Self::Connection(_) | Self::ConnectionEnded => ErrorKind::Host,
-            Self::Unexpected => ErrorKind::Bug,
-            Self::Refused(refusal) => match refusal.code {
-                Code::UnknownRequest | Code::Incompatible => ErrorKind::Unsupported,
-                Code::Malformed => ErrorKind::Bug,
-                Code::InvalidInput
-                | Code::ArgumentsTooLong
-                | Code::NotADirectory
-                | Code::IsADirectory => ErrorKind::InvalidInput,
-                Code::NotFound | Code::CommandNotFound | Code::UnknownUser => ErrorKind::NotFound,
-                Code::PermissionDenied | Code::NotExecutable => ErrorKind::Denied,
-                Code::AlreadyExists | Code::NotEmpty | Code::ShuttingDown => ErrorKind::Conflict,
-                Code::NoSpace | Code::ConnectionRefused | Code::ResourcesExhausted | Code::Io => {
-                    ErrorKind::GuestFailed
-                }
-            },
-        }
-    }
-}
-
 /// How a start went.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StartReport {
@@ -247,16 +186,48 @@ pub struct StartReport {
     pub boot: Duration,
 }
 
-/// A handle on one sandbox. Dropping the handle of a leased sandbox that it created ends it.
+/// What a start did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Started {
+    /// It booted the machine.
+    Booted(StartReport),
+    /// It let the paused machine go on.
+    Resumed,
+    /// Nothing: the machine runs already, or another process was just starting it.
+    AlreadyRunning,
+}
+
+impl Started {
+    /// Returns how the boot went, if there was one.
+    #[must_use]
+    pub fn booted(self) -> Option<StartReport> {
+        match self {
+            Self::Booted(report) => Some(report),
+            Self::Resumed | Self::AlreadyRunning => None,
+        }
+    }
+}
+
+/// A handle on one sandbox, for any number of tasks at once. Dropping the handle of a leased
+/// sandbox that it created ends the sandbox.
 #[derive(Debug)]
 pub struct Sandbox {
     installation: Arc<Installation>,
-    store: Store,
-    id: SandboxId,
-    /// The lock, from creation to the first start.
-    lock: Option<SandboxLock>,
-    /// The lease, from the start on, of a sandbox that lives as long as this handle.
+    access: Access,
+    ownership: Mutex<Ownership>,
+}
+
+/// What makes a sandbox end with this process. Guards start, release and delete against each
+/// other; nothing else waits for it.
+#[derive(Debug, Default)]
+struct Ownership {
+    /// Held by the creator of a leased sandbox, from its creation until it lets go.
+    owner: Option<OwnerLock>,
+    /// The connection to the supervisor of a leased sandbox that this handle started.
     lease: Option<Connection>,
+    /// Variables to set once the guest has booted for the first time. They are secrets, and are
+    /// written nowhere on the host.
+    initial_env: BTreeMap<String, String>,
 }
 
 impl Sandbox {
@@ -281,8 +252,8 @@ impl Sandbox {
             });
         }
         let (making, cache_dir) = (store.clone(), installation.cache_dir.clone());
-        let lock = tokio::task::spawn_blocking(move || {
-            let lock = making.create(&spec, |directory| {
+        let owner = tokio::task::spawn_blocking(move || {
+            let (lock, owner) = making.create(&spec, |directory| {
                 disk::make(
                     &spec,
                     directory,
@@ -293,16 +264,17 @@ impl Sandbox {
             })?;
             // The sandbox has it now; until it was complete, the disk had both names.
             making.forget_kept_disk(&spec.id, lock.directory());
-            Ok::<_, CreateError>(lock)
+            Ok::<_, CreateError>(owner)
         })
         .await
         .expect("making a directory does not panic and is never cancelled")?;
         Ok(Self {
             installation,
-            store,
-            id,
-            lock: Some(lock),
-            lease: None,
+            access: Access { store, id },
+            ownership: Mutex::new(Ownership {
+                owner,
+                ..Ownership::default()
+            }),
         })
     }
 
@@ -316,17 +288,15 @@ impl Sandbox {
         store.existing(&id)?;
         Ok(Self {
             installation,
-            store,
-            id,
-            lock: None,
-            lease: None,
+            access: Access { store, id },
+            ownership: Mutex::default(),
         })
     }
 
     /// Returns the sandbox's name.
     #[must_use]
     pub const fn id(&self) -> &SandboxId {
-        &self.id
+        &self.access.id
     }
 
     /// Returns what is known of the sandbox.
@@ -335,33 +305,79 @@ impl Sandbox {
     ///
     /// When it is gone or its description damaged.
     pub fn info(&self) -> Result<SandboxInfo, StoreError> {
-        self.store.info(&self.id)
+        self.access.store.info(&self.access.id)
     }
 
-    /// Starts the machine and waits until the agent has answered.
+    pub(crate) const fn access(&self) -> &Access {
+        &self.access
+    }
+
+    /// Returns whether the sandbox ends when this handle does.
+    pub async fn is_owned(&self) -> bool {
+        let ownership = self.ownership.lock().await;
+        ownership.owner.is_some() || ownership.lease.is_some()
+    }
+
+    /// Has these variables set in the guest when it is started next, before [`Sandbox::start`]
+    /// returns.
+    pub async fn set_initial_env(&self, variables: BTreeMap<String, String>) {
+        self.ownership.lock().await.initial_env = variables;
+    }
+
+    /// Starts the machine and waits until the agent has answered. A paused one goes on; when
+    /// another process is just starting it, waits for that.
     ///
     /// # Errors
     ///
     /// When something that is needed is missing, or the guest does not come up. A leased sandbox
     /// is then removed; a kept one is in state `error`.
-    pub async fn start(&mut self, progress: Arc<dyn Progress>) -> Result<StartReport, StartError> {
+    pub async fn start(&self, progress: Arc<dyn Progress>) -> Result<Started, StartError> {
+        let mut ownership = self.ownership.lock().await;
         let begun = Instant::now();
-        let lock = match self.lock.take() {
-            Some(lock) => lock,
-            None => self.store.lock(&self.id)?,
-        };
+        match self.info()?.state {
+            SandboxState::Paused => {
+                self.resume().await?;
+                return Ok(Started::Resumed);
+            }
+            SandboxState::Starting | SandboxState::Running if self.await_ready().await => {
+                return Ok(Started::AlreadyRunning);
+            }
+            // A stop that is under way gives the lock back when it is done.
+            _ => {}
+        }
+        let lock = self.access.store.lock(self.id())?;
         let directory = lock.directory().clone();
         let (spec, _) = directory.read_spec()?;
-        let outcome = self.start_locked(&spec, lock, progress, begun).await;
+        let outcome = self
+            .start_locked(&mut ownership, &spec, lock, progress, begun)
+            .await;
         if outcome.is_err() && spec.lifetime == Lifetime::Leased {
-            self.lease = None;
+            ownership.lease = None;
             self.remove_failed();
         }
-        outcome
+        let report = outcome?;
+        if !ownership.initial_env.is_empty() {
+            self.set_env(&ownership.initial_env, true)
+                .await
+                .map_err(StartError::Environment)?;
+            ownership.initial_env.clear();
+        }
+        Ok(Started::Booted(report))
+    }
+
+    /// Waits until whoever starts the sandbox has started it. Returns whether it runs then.
+    async fn await_ready(&self) -> bool {
+        let request = SupervisorRequest::AwaitReady;
+        let Ok(mut connection) = self.access.connect(&request).await else {
+            return false;
+        };
+        let reply = self.access.reply(&mut connection, READY_PATIENCE).await;
+        matches!(reply, Ok(SupervisorReply::Done))
     }
 
     async fn start_locked(
-        &mut self,
+        &self,
+        ownership: &mut Ownership,
         spec: &SandboxSpec,
         lock: SandboxLock,
         progress: Arc<dyn Progress>,
@@ -385,7 +401,7 @@ impl Sandbox {
         let lease = Framed::new(ours, FrameCodec);
         let ready = match spec.lifetime {
             // Kept from now on, so that whoever gives the start up can still delete.
-            Lifetime::Leased => wait_until_ready(self.lease.insert(lease), &directory).await?,
+            Lifetime::Leased => wait_until_ready(ownership.lease.insert(lease), &directory).await?,
             Lifetime::Persistent => wait_until_ready(&mut { lease }, &directory).await?,
         };
         Ok(StartReport {
@@ -398,25 +414,42 @@ impl Sandbox {
 
     fn remove_failed(&self) {
         // Whatever is left here, the next command reaps.
-        if let Err(error) = self
-            .store
-            .lock(&self.id)
-            .and_then(|lock| self.store.remove(lock))
-        {
+        let store = &self.access.store;
+        if let Err(error) = store.lock(self.id()).and_then(|lock| store.remove(lock)) {
             tracing::debug!(error = %text::chain(&error), "failed sandbox not removed");
         }
     }
 
-    /// Lets go of a leased sandbox, which then runs on when this handle is dropped.
+    /// Lets go of a leased sandbox: one that runs goes on when this handle is dropped, and goes
+    /// when it is stopped.
     ///
     /// # Errors
     ///
     /// When the supervisor cannot be told.
-    pub async fn release(&mut self) -> Result<(), AccessError> {
-        if let Some(mut lease) = self.lease.take() {
+    pub async fn release(&self) -> Result<(), AccessError> {
+        let mut ownership = self.ownership.lock().await;
+        ownership.owner = None;
+        if let Some(mut lease) = ownership.lease.take() {
             lease.send(Frame::message(&LeaseRequest::Release)?).await?;
         }
         Ok(())
+    }
+
+    /// Lets go of what a process inherited by fork(2), which still belongs to its parent: without
+    /// this, the sandboxes of a parent that died would live as long as the child does.
+    ///
+    /// Only for the child, which has no other threads; a lock that one of the parent's held at
+    /// that moment stays held, and what it guards is then left alone.
+    pub fn forget_after_fork(&self) {
+        if let Ok(mut ownership) = self.ownership.try_lock() {
+            // Closed and not shut down: the parent's copies stay as they are. The runtime that
+            // would be told of the closing is the parent's, and is gone.
+            if let Some(lease) = ownership.lease.take() {
+                sys::close_in_child(lease.get_ref().as_fd());
+                std::mem::forget(lease);
+            }
+            ownership.owner = None;
+        }
     }
 
     /// Returns how the machine is.
@@ -425,10 +458,81 @@ impl Sandbox {
     ///
     /// [`AccessError::NotRunning`], or a supervisor that does not answer.
     pub async fn status(&self) -> Result<MachineStatus, AccessError> {
-        let mut connection = self.connect(&SupervisorRequest::Status).await?;
-        match self.reply(&mut connection, ANSWER_PATIENCE).await? {
+        match self.access.ask(&SupervisorRequest::Status).await? {
             SupervisorReply::Status(status) => Ok(status),
-            SupervisorReply::Refused(refusal) => Err(AccessError::Refused(refusal)),
+            _ => Err(AccessError::Unexpected),
+        }
+    }
+
+    /// Holds the machine still; its memory stays. Deadlines go on.
+    ///
+    /// # Errors
+    ///
+    /// [`AccessError::NotRunning`], or a supervisor that does not answer.
+    pub async fn pause(&self) -> Result<(), AccessError> {
+        self.order(&SupervisorRequest::Pause).await
+    }
+
+    /// Lets a paused machine go on.
+    ///
+    /// # Errors
+    ///
+    /// [`AccessError::NotPaused`] or [`AccessError::NotRunning`], or a supervisor that does not
+    /// answer.
+    pub async fn resume(&self) -> Result<(), AccessError> {
+        match self.order(&SupervisorRequest::Resume).await {
+            Err(AccessError::NotRunning { id, state, .. }) if state.is_active() => {
+                Err(AccessError::NotPaused { id, state })
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Makes a port of the guest's loopback reachable on the host's loopback, until it is closed
+    /// or the machine is paused or ends. The same pair again is the same forward.
+    ///
+    /// # Errors
+    ///
+    /// [`AccessError::NotRunning`], or no port is free.
+    pub async fn forward(
+        &self,
+        guest_port: u16,
+        host_port: Option<u16>,
+    ) -> Result<Forward, AccessError> {
+        let request = SupervisorRequest::Forward {
+            guest_port,
+            host_port,
+        };
+        match self.access.ask(&request).await? {
+            SupervisorReply::Forwarded(forward) => Ok(forward),
+            _ => Err(AccessError::Unexpected),
+        }
+    }
+
+    /// Closes a forward and its connections.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such forward, or the sandbox does not run.
+    pub async fn unforward(&self, forward: Forward) -> Result<(), AccessError> {
+        self.order(&SupervisorRequest::Unforward(forward)).await
+    }
+
+    /// Returns the forwards there are.
+    ///
+    /// # Errors
+    ///
+    /// [`AccessError::NotRunning`], or a supervisor that does not answer.
+    pub async fn forwards(&self) -> Result<Vec<Forward>, AccessError> {
+        match self.access.ask(&SupervisorRequest::Forwards).await? {
+            SupervisorReply::Forwards(forwards) => Ok(forwards),
+            _ => Err(AccessError::Unexpected),
+        }
+    }
+
+    async fn order(&self, request: &SupervisorRequest) -> Result<(), AccessError> {
+        match self.access.ask(request).await? {
+            SupervisorReply::Done => Ok(()),
             _ => Err(AccessError::Unexpected),
         }
     }
@@ -455,8 +559,9 @@ impl Sandbox {
     /// # Errors
     ///
     /// When it does not exist, another command is changing it, or a file cannot be removed.
-    pub async fn delete(mut self) -> Result<(), AccessError> {
-        if let Some(lease) = self.lease.take() {
+    pub async fn delete(&self) -> Result<(), AccessError> {
+        let mut ownership = self.ownership.lock().await;
+        if let Some(lease) = ownership.lease.take() {
             return self.give_back(lease).await;
         }
         match self.end(&SupervisorRequest::Delete, STOP_PATIENCE).await {
@@ -464,11 +569,8 @@ impl Sandbox {
             Err(AccessError::NotRunning { .. } | AccessError::Store(StoreError::Record(_))) => {}
             outcome => return outcome,
         }
-        let lock = match self.lock.take() {
-            Some(lock) => lock,
-            None => self.store.lock(&self.id)?,
-        };
-        Ok(self.store.remove(lock)?)
+        let store = &self.access.store;
+        Ok(store.remove(store.lock(self.id())?)?)
     }
 
     /// Ends the lease and waits until the supervisor has removed everything, which is when it
@@ -479,12 +581,12 @@ impl Sandbox {
         let closed = async { while let Some(Ok(_)) = lease.next().await {} };
         if tokio::time::timeout(STOP_PATIENCE, closed).await.is_err() {
             return Err(AccessError::Silent {
-                id: self.id.clone(),
+                id: self.id().clone(),
             });
         }
         // Left only by a supervisor that died before it was done.
-        match self.store.lock(&self.id) {
-            Ok(lock) => Ok(self.store.remove(lock)?),
+        match self.access.store.lock(self.id()) {
+            Ok(lock) => Ok(self.access.store.remove(lock)?),
             Err(StoreError::NotFound { .. }) => Ok(()),
             Err(error) => Err(error.into()),
         }
@@ -495,89 +597,21 @@ impl Sandbox {
         request: &SupervisorRequest,
         patience: Duration,
     ) -> Result<(), AccessError> {
-        let mut connection = self.connect(request).await?;
-        match self.reply(&mut connection, patience).await {
+        let mut connection = self.access.connect(request).await?;
+        match self.access.reply(&mut connection, patience).await {
             Ok(SupervisorReply::Stopped) => Ok(()),
             Ok(SupervisorReply::Refused(refusal)) => Err(AccessError::Refused(refusal)),
             Ok(_) => Err(AccessError::Unexpected),
             // It was ending already, for another reason or for another client.
-            Err(AccessError::ConnectionEnded) => Err(self.not_running().await),
+            Err(AccessError::ConnectionEnded) => Err(self.access.not_running().await),
             Err(error) => Err(error),
-        }
-    }
-
-    /// Connects to the supervisor and sends `request`.
-    pub(crate) async fn connect(
-        &self,
-        request: &SupervisorRequest,
-    ) -> Result<Connection, AccessError> {
-        let directory = self.store.existing(&self.id)?;
-        let Ok(stream) = socket::connect(&directory).await else {
-            return Err(self.not_running().await);
-        };
-        let mut connection = Framed::new(stream, FrameCodec);
-        match connection.send(Frame::message(request)?).await {
-            Ok(()) => Ok(connection),
-            Err(FrameError::Io(_)) => Err(self.not_running().await),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Opens a stream to the agent.
-    pub(crate) async fn open_stream(&self) -> Result<Connection, AccessError> {
-        let mut connection = self.connect(&SupervisorRequest::OpenStream).await?;
-        match self.reply(&mut connection, ANSWER_PATIENCE).await {
-            Ok(SupervisorReply::StreamOpened) => Ok(connection),
-            Ok(SupervisorReply::Refused(refusal)) => Err(AccessError::Refused(refusal)),
-            Ok(_) => Err(AccessError::Unexpected),
-            Err(AccessError::ConnectionEnded) => Err(self.not_running().await),
-            Err(error) => Err(error),
-        }
-    }
-
-    async fn reply(
-        &self,
-        connection: &mut Connection,
-        patience: Duration,
-    ) -> Result<SupervisorReply, AccessError> {
-        match tokio::time::timeout(patience, connection.next()).await {
-            Ok(Some(Ok(frame))) => Ok(frame.parse()?),
-            Ok(Some(Err(FrameError::Io(_))) | None) => Err(AccessError::ConnectionEnded),
-            Ok(Some(Err(error))) => Err(error.into()),
-            Err(_) => Err(AccessError::Silent {
-                id: self.id.clone(),
-            }),
-        }
-    }
-
-    /// Finds out why a supervisor cannot be reached, once whoever ends it has finished.
-    pub(crate) async fn not_running(&self) -> AccessError {
-        let (store, id) = (self.store.clone(), self.id.clone());
-        let held = self.lock.is_some();
-        let looked = tokio::task::spawn_blocking(move || {
-            // The supervisor gives the lock back once it has recorded the end.
-            let _recorded = if held { None } else { Some(store.lock(&id)?) };
-            store.info(&id)
-        })
-        .await
-        .expect("looking does not panic and is never cancelled");
-        match looked {
-            Ok(info) => AccessError::NotRunning {
-                id: self.id.clone(),
-                state: info.state,
-                reason: info.reason,
-            },
-            Err(error) => error.into(),
         }
     }
 
     /// Returns the last lines of the guest's console, made printable; none when there is no log.
     #[must_use]
     pub fn console_tail(&self) -> Vec<String> {
-        let Ok(directory) = self.store.existing(&self.id) else {
-            return Vec::new();
-        };
-        tail_of(&directory.console_log())
+        self.access.console_tail()
     }
 }
 
@@ -595,24 +629,4 @@ async fn wait_until_ready(
     Err(StartError::SupervisorDied {
         log: tail_of(&directory.supervisor_log()),
     })
-}
-
-/// Returns the last lines of a log, however long it is.
-fn tail_of(path: &std::path::Path) -> Vec<String> {
-    use std::io::{Read as _, Seek as _, SeekFrom};
-
-    /// More than [`CONSOLE_TAIL_LINES`] lines of the longest that are kept.
-    const MAX_BYTES: u64 = 32 * 1024;
-
-    let read = || -> std::io::Result<Vec<u8>> {
-        let mut file = std::fs::File::open(path)?;
-        let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(MAX_BYTES)))?;
-        let mut bytes = Vec::new();
-        file.take(MAX_BYTES).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
-    let mut tail = Tail::new(CONSOLE_TAIL_LINES);
-    tail.push(&read().unwrap_or_default());
-    tail.lines()
 }

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   <data_dir>/sandboxes/.lock            held while a name is being made or swept
-//!   <data_dir>/sandboxes/<id>/lock        held by whoever owns the sandbox: its supervisor
+//!   <data_dir>/sandboxes/<id>/lock        held by whoever changes the sandbox: its supervisor
+//!   <data_dir>/sandboxes/<id>/owner       held by the creator of a leased sandbox
 //!   <data_dir>/sandboxes/<id>/spec.json   what was asked for
 //!   <data_dir>/sandboxes/<id>/state.json  where it is in its life
 //!   <data_dir>/sandboxes/<id>/...         overlay, plan, logs, socket
@@ -152,6 +153,13 @@ impl SandboxLock {
     }
 }
 
+/// The mark of a leased sandbox's creator: while it is held, nobody takes the sandbox for left
+/// behind, whether it runs or not. Ends with the process, or when it lets go.
+#[derive(Debug)]
+pub(crate) struct OwnerLock {
+    _file: File,
+}
+
 /// The sandboxes of one data directory. Cheap to make; holds no state but the path.
 #[derive(Clone, Debug)]
 pub struct Store {
@@ -251,7 +259,7 @@ impl Store {
         &self,
         spec: &SandboxSpec,
         prepare: impl FnOnce(&SandboxDir) -> Result<(), E>,
-    ) -> Result<SandboxLock, E> {
+    ) -> Result<(SandboxLock, Option<OwnerLock>), E> {
         if self.existing(&spec.id).is_ok() {
             return Err(StoreError::NameTaken {
                 id: spec.id.clone(),
@@ -260,14 +268,15 @@ impl Store {
         }
         let unnamed = self.new_directory()?;
         let outcome = prepare(&unnamed.directory).and_then(|()| {
-            self.fill_and_publish(spec, &unnamed.directory)
-                .map_err(E::from)
+            let owner = mark_owner(spec.lifetime, &unnamed.directory)?;
+            let directory = self.fill_and_publish(spec, &unnamed.directory)?;
+            Ok((directory, owner))
         });
         match outcome {
-            Ok(directory) => Ok(SandboxLock {
-                file: unnamed.file,
-                directory,
-            }),
+            Ok((directory, owner)) => {
+                let file = unnamed.file;
+                Ok((SandboxLock { file, directory }, owner))
+            }
             Err(error) => {
                 remove_tree(unnamed.directory.path());
                 Err(error)
@@ -434,7 +443,7 @@ impl Store {
             let _creation_excluded = self.lock_names()?;
             for name in self.entry_names()?.iter().filter(|name| is_remains(name)) {
                 let directory = SandboxDir::new(self.root.join(name));
-                if owner_is_dead(&directory) {
+                if is_free(&directory.lock()) {
                     if is_reaping {
                         remove_tree(directory.path());
                     }
@@ -465,27 +474,28 @@ impl Store {
         };
         let (spec, _) = directory.read_spec()?;
         let is_active = directory.read_state()?.state.is_active();
-        let must_be_owned = is_active || spec.lifetime == Lifetime::Leased;
-        if !must_be_owned || !owner_is_dead(&directory) {
+        let is_orphan = spec.lifetime == Lifetime::Leased && is_free(&directory.owner());
+        if !(is_active || is_orphan) || !is_free(&directory.lock()) {
             return Ok(());
         }
-        if is_reaping && !self.reap_one(id, spec.lifetime)? {
+        if is_reaping && !self.reap_one(id, is_orphan)? {
             return Ok(());
         }
-        match spec.lifetime {
-            Lifetime::Leased => reaped.removed.push(id.to_string()),
-            Lifetime::Persistent => reaped.failed.push(id.to_string()),
+        if is_orphan {
+            reaped.removed.push(id.to_string());
+        } else {
+            reaped.failed.push(id.to_string());
         }
         Ok(())
     }
 
-    /// Deals with a sandbox whose owner seems dead. Returns whether it still was.
-    fn reap_one(&self, id: &SandboxId, lifetime: Lifetime) -> Result<bool, StoreError> {
+    /// Deals with a sandbox whose supervisor seems dead. Returns whether it still was.
+    fn reap_one(&self, id: &SandboxId, is_orphan: bool) -> Result<bool, StoreError> {
         let lock = match self.lock(id) {
             Err(StoreError::NotFound { .. } | StoreError::Busy { .. }) => return Ok(false),
             lock => lock?,
         };
-        if lifetime == Lifetime::Leased {
+        if is_orphan {
             self.remove(lock)?;
             return Ok(true);
         }
@@ -522,10 +532,22 @@ fn is_remains(name: &str) -> bool {
     name.starts_with(".new-") || name.starts_with(".gone-")
 }
 
-/// Returns whether nobody holds the lock of `directory`. Looks with a shared lock, so that two
-/// commands that look do not take each other for the owner.
-fn owner_is_dead(directory: &SandboxDir) -> bool {
-    match File::open(directory.lock()) {
+/// Marks this process as the creator of a leased sandbox.
+fn mark_owner(lifetime: Lifetime, directory: &SandboxDir) -> Result<Option<OwnerLock>, StoreError> {
+    if lifetime != Lifetime::Leased {
+        return Ok(None);
+    }
+    let path = directory.owner();
+    let file = open_lock(&path)?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive)
+        .map_err(|error| files_error("lock", &path, error.into()))?;
+    Ok(Some(OwnerLock { _file: file }))
+}
+
+/// Returns whether nobody holds the lock `path`. Looks with a shared lock, so that two commands
+/// that look do not take each other for the holder.
+fn is_free(path: &Path) -> bool {
+    match File::open(path) {
         Ok(file) => flock(&file, FlockOperation::NonBlockingLockShared).is_ok(),
         Err(error) => error.kind() == io::ErrorKind::NotFound,
     }
@@ -589,7 +611,10 @@ mod tests {
         SandboxSpec::new(name.parse().expect("legal name"), lifetime)
     }
 
-    fn create(store: &Store, spec: &SandboxSpec) -> Result<SandboxLock, StoreError> {
+    fn create(
+        store: &Store,
+        spec: &SandboxSpec,
+    ) -> Result<(SandboxLock, Option<OwnerLock>), StoreError> {
         store.create(spec, |_| Ok::<(), StoreError>(()))
     }
 
@@ -631,13 +656,14 @@ mod tests {
     #[test]
     fn leased_sandbox_goes_when_its_owner_has_gone() {
         let (_guard, store) = store();
-        let lock = create(&store, &spec("one", Lifetime::Leased)).expect("create");
+        let (lock, owner) = create(&store, &spec("one", Lifetime::Leased)).expect("create");
+        drop(lock);
         assert_eq!(
             store.reap().expect("reap"),
             Reaped::default(),
-            "still owned"
+            "still owned, though nothing runs"
         );
-        drop(lock);
+        drop(owner);
         assert_eq!(store.reap().expect("reap").removed, ["one"]);
         assert!(store.list().expect("list").is_empty());
     }
@@ -646,7 +672,7 @@ mod tests {
     fn kept_sandbox_without_supervisor_goes_to_error_and_says_why() {
         let (_guard, store) = store();
         let id: SandboxId = "one".parse().expect("legal");
-        let lock = create(&store, &spec("one", Lifetime::Persistent)).expect("create");
+        let (lock, _) = create(&store, &spec("one", Lifetime::Persistent)).expect("create");
         let starting = StateFile::created()
             .after(Transition::Start, None)
             .expect("legal");
@@ -681,7 +707,7 @@ mod tests {
     fn removed_sandbox_frees_its_name_and_leaves_no_file() {
         let (guard, store) = store();
         let spec = spec("one", Lifetime::Persistent);
-        let lock = create(&store, &spec).expect("create");
+        let (lock, _) = create(&store, &spec).expect("create");
         store.remove(lock).expect("remove");
         assert_eq!(
             fs::read_dir(guard.path().join("sandboxes"))
@@ -695,7 +721,7 @@ mod tests {
     #[test]
     fn lock_of_an_owned_sandbox_is_refused_as_busy() {
         let (_guard, store) = store();
-        let lock = create(&store, &spec("one", Lifetime::Persistent)).expect("create");
+        let (lock, _) = create(&store, &spec("one", Lifetime::Persistent)).expect("create");
         let id: SandboxId = "one".parse().expect("legal");
         assert!(matches!(store.lock(&id), Err(StoreError::Busy { .. })));
         drop(lock);

@@ -10,14 +10,16 @@
 //! The driver is one `select!` loop ([`driver`]): everything that happens to the sandbox passes
 //! through it in one order, and it alone changes the state. [`ending`] says how a machine ended.
 //! Other tasks only carry bytes: [`lease`] speaks to the creating process, [`clients`] relays
-//! operations, [`console`] keeps what the guest prints.
+//! operations, [`forwards`] exposes ports, [`console`] keeps what the guest prints.
 //!
 //! A supervisor is a value, not a process: [`supervise`] runs until its sandbox has ended.
 
 mod clients;
 mod console;
+mod deadlines;
 mod driver;
 mod ending;
+mod forwards;
 mod lease;
 
 use std::fs::File;

@@ -2,7 +2,8 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{FromRawFd as _, OwnedFd};
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
 use rustix::io::FdFlags;
 
@@ -31,4 +32,18 @@ pub unsafe fn take_inherited_lock() -> io::Result<File> {
             Err(error.into())
         }
     }
+}
+
+/// Closes the descriptor under `inherited` in a process that fork(2) made, leaving `/dev/null`
+/// in its place: whatever owns the descriptor may do with it what it likes afterwards, and the
+/// parent's copy, with the parent's event loop, is not touched.
+pub(crate) fn close_in_child(inherited: BorrowedFd<'_>) {
+    let Ok(null) = File::open("/dev/null") else {
+        return;
+    };
+    // SAFETY: the descriptor is open, as `inherited` shows, and stays open and owned by its
+    // owner: dup2 replaces what it stands for at one stroke, and `ManuallyDrop` never closes it.
+    let mut target = ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(inherited.as_raw_fd()) });
+    // Without this the parent's sandbox lives until this process ends, no longer.
+    let _kept_open = rustix::io::dup2(&null, &mut target);
 }

@@ -18,8 +18,8 @@ use smolvm_protocol::MAX_DATA_BYTES;
 use smolvm_protocol::message::{FileKind, RefusalCode};
 use tokio::sync::mpsc;
 
+use crate::access::AccessError;
 use crate::files::FileReader;
-use crate::sandbox::AccessError;
 use crate::{ErrorKind, Sandbox};
 
 /// Pieces of an archive under way between the thread that makes or unpacks it and the stream.

@@ -25,7 +25,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<Report, Failure
     let id = spec.id.clone();
     let activity = context.activity("creating sandbox");
     let installation = context.installation.clone();
-    let mut sandbox = Sandbox::create(installation, spec, activity.progress()).await?;
+    let sandbox = Sandbox::create(installation, spec, activity.progress()).await?;
     if args.start {
         sandbox.start(activity.progress()).await?;
     }

@@ -7,7 +7,7 @@ use crate::context::{Context, colour_of, elapsed_since};
 use crate::failure::Failure;
 use crate::output::Report;
 use crate::table::table;
-use crate::text;
+use crate::{text, values};
 
 /// `list` as typed.
 #[derive(Debug, clap::Args)]
@@ -19,6 +19,25 @@ pub(crate) struct Args {
     /// Only those in this state.
     #[arg(long, value_parser = state)]
     status: Option<SandboxState>,
+
+    /// Only those with this label; can be given more than once.
+    #[arg(short, long = "label", value_name = "KEY[=VALUE]", value_parser = label)]
+    labels: Vec<(String, Option<String>)>,
+}
+
+fn label(text: &str) -> Result<(String, Option<String>), String> {
+    let (key, value) = values::label(text)?;
+    Ok((key, text.contains('=').then_some(value)))
+}
+
+fn has_labels(sandbox: &SandboxInfo, labels: &[(String, Option<String>)]) -> bool {
+    labels.iter().all(|(key, value)| {
+        let found = sandbox.spec.labels.get(key);
+        match value {
+            Some(value) => found == Some(value),
+            None => found.is_some(),
+        }
+    })
 }
 
 fn state(name: &str) -> Result<SandboxState, String> {
@@ -39,7 +58,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<Report, Failure
     };
     let mut sandboxes = context.store()?.list()?;
     let total = sandboxes.len();
-    sandboxes.retain(|sandbox| is_shown(sandbox.state));
+    sandboxes.retain(|sandbox| is_shown(sandbox.state) && has_labels(sandbox, &args.labels));
     let mut vms = Vec::new();
     for sandbox in &sandboxes {
         vms.push(context.vm_json(sandbox).await);

@@ -9,16 +9,22 @@ pub(crate) mod cp;
 pub(crate) mod create;
 pub(crate) mod delete;
 pub(crate) mod doctor;
+pub(crate) mod env;
 pub(crate) mod exec;
+pub(crate) mod file;
 pub(crate) mod info;
 pub(crate) mod jail;
 pub(crate) mod list;
 pub(crate) mod logs;
+pub(crate) mod pause;
+pub(crate) mod port;
 pub(crate) mod program_args;
+pub(crate) mod resume;
 pub(crate) mod run;
 pub(crate) mod sandbox_args;
 pub(crate) mod setup;
 pub(crate) mod shell;
+pub(crate) mod ssh;
 pub(crate) mod start;
 pub(crate) mod stop;
 pub(crate) mod supervise;
@@ -89,8 +95,14 @@ async fn dispatch_verb(verb: Verb, context: &Context) -> Result<Report, Failure>
         Verb::Info(args) => info::run(args, context).await,
         Verb::Exec(args) => exec::run(args, context).await,
         Verb::Shell(args) => shell::run(args, context).await,
+        Verb::Ssh(args) => ssh::run(args, context).await,
         Verb::Cp(args) => cp::run(args, context).await,
+        Verb::File(command) => file::run(command, context).await,
+        Verb::Env(command) => env::run(command, context).await,
+        Verb::Port(command) => port::run(command, context).await,
         Verb::Logs(args) => logs::run(args, context).await,
+        Verb::Pause(args) => pause::run(args, context).await,
+        Verb::Resume(args) => resume::run(args, context).await,
         Verb::Stop(args) => stop::run(args, context).await,
         Verb::Delete(args) => delete::run(args, context).await,
         Verb::Cleanup(args) => cleanup::run(args, context),

@@ -37,6 +37,18 @@ pub(crate) struct ProgramArgs {
     #[arg(long, value_name = "TIME", value_parser = values::time_limit)]
     timeout: Option<Duration>,
 
+    /// Memory that it and all it starts may use: MiB, or as in 1G. More ends it as out of memory.
+    #[arg(long, value_name = "SIZE", value_parser = values::limit_memory)]
+    limit_memory: Option<u32>,
+
+    /// Processor time that it and all it starts may use: CPUs as in 0.5, or as in 50%.
+    #[arg(long, value_name = "CPUS", value_parser = values::cpu_percent)]
+    limit_cpu: Option<u32>,
+
+    /// Processes and threads that it and all it starts may have.
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    limit_processes: Option<u32>,
+
     /// Pass standard input on, also from a terminal.
     #[arg(short, long)]
     interactive: bool,
@@ -66,6 +78,9 @@ impl ProgramArgs {
             workdir: None,
             user,
             timeout: None,
+            limit_memory: None,
+            limit_cpu: None,
+            limit_processes: None,
             interactive: true,
             tty: std::io::stdin().is_terminal(),
             command: None,
@@ -101,7 +116,11 @@ impl ProgramArgs {
             stdin,
             terminal: self.tty.then(terminal::size),
             timeout_ms: self.timeout.map(timeout_ms),
-            limits: Limits::default(),
+            limits: Limits {
+                memory_mib: self.limit_memory,
+                cpu_percent: self.limit_cpu,
+                processes: self.limit_processes,
+            },
         })
     }
 }

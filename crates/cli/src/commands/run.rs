@@ -88,9 +88,11 @@ async fn started(
         activity.progress(),
     );
     // Not interrupted: it takes moments, and half of it could not be told from a live one.
-    let mut sandbox = create.await?;
+    let sandbox = create.await?;
     let outcome = tokio::select! {
-        started = sandbox.start(activity.progress()) => started.map_err(Failure::from),
+        started = sandbox.start(activity.progress()) => started
+            .map_err(Failure::from)
+            .and_then(|started| started.booted().ok_or_else(Failure::started_by_another)),
         signal = interrupts.next() => Err(Failure::interrupted(signal)),
     };
     match outcome {

@@ -1,8 +1,11 @@
 //! Arguments that describe a sandbox to be made; `run` and `create` share them.
 
+use std::path::PathBuf;
+use std::time::Duration;
+
 use smolvm_sandbox::{
-    DEFAULT_DISK, DEFAULT_MEMORY, DEFAULT_VCPUS, DiskMib, EngineChoice, Lifetime, MemoryMib,
-    SandboxId, SandboxSpec, VcpuCount,
+    CustomBoot, DEFAULT_DISK, DEFAULT_MEMORY, DEFAULT_VCPUS, DiskMib, EngineChoice, Lifetime,
+    MemoryMib, SandboxId, SandboxSpec, VcpuCount,
 };
 
 use crate::settings::Settings;
@@ -49,6 +52,30 @@ pub(crate) struct SandboxArgs {
     /// What runs it: auto or qemu [default: SMOLVM_BACKEND, else auto].
     #[arg(long, alias = "backend", value_parser = values::engine)]
     engine: Option<EngineChoice>,
+
+    /// A label, for people and for `list --label`; can be given more than once.
+    #[arg(short, long = "label", value_name = "KEY=VALUE", value_parser = values::label)]
+    labels: Vec<(String, String)>,
+
+    /// End it when it has had nothing to do for so long.
+    #[arg(long, value_name = "TIME", value_parser = values::time_limit)]
+    idle_timeout: Option<Duration>,
+
+    /// End it so long after its start, whoever uses it.
+    #[arg(long, value_name = "TIME", value_parser = values::time_limit)]
+    max_lifetime: Option<Duration>,
+
+    /// Most processes and threads that all its commands together may have.
+    #[arg(long, value_name = "NUMBER")]
+    max_processes: Option<u32>,
+
+    /// A root file system of your own instead of an image's: ext4, squashfs or erofs.
+    #[arg(long, value_name = "FILE", conflicts_with = "image")]
+    rootfs: Option<PathBuf>,
+
+    /// A kernel of your own.
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
 }
 
 impl SandboxArgs {
@@ -60,7 +87,29 @@ impl SandboxArgs {
             vcpus: self.cpus.unwrap_or(DEFAULT_VCPUS),
             memory: self.memory.unwrap_or(DEFAULT_MEMORY),
             disk: self.disk_size.unwrap_or(DEFAULT_DISK),
+            labels: self.labels.into_iter().collect(),
+            idle_timeout_ms: self.idle_timeout.map(milliseconds),
+            max_lifetime_ms: self.max_lifetime.map(milliseconds),
+            max_processes: self.max_processes,
+            custom: custom_boot(self.kernel, self.rootfs),
             ..SandboxSpec::new(self.name.unwrap_or_else(SandboxId::random), lifetime)
         }
     }
+}
+
+/// Returns the files that the sandbox boots from instead of its image's, if any.
+fn custom_boot(kernel: Option<PathBuf>, rootfs: Option<PathBuf>) -> Option<CustomBoot> {
+    // A supervisor has another working directory, so no path stays relative.
+    let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
+    let custom = CustomBoot {
+        kernel: kernel.map(absolute),
+        root_image: rootfs.map(absolute),
+        ..CustomBoot::default()
+    };
+    (custom != CustomBoot::default()).then_some(custom)
+}
+
+/// Returns a duration in whole milliseconds.
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,7 +1,7 @@
 //! `start`: boots sandboxes that were created or stopped.
 
 use serde_json::{Value, json};
-use smolvm_sandbox::{SandboxId, SandboxState};
+use smolvm_sandbox::{SandboxId, Started};
 
 use super::program_args::milliseconds;
 use crate::context::Context;
@@ -38,15 +38,16 @@ pub(crate) fn vms_json(vms: Vec<Value>) -> Value {
 }
 
 async fn start(id: &SandboxId, context: &Context) -> Result<(Value, String), Failure> {
-    let mut sandbox = context.sandbox(id)?;
-    if sandbox.info()?.state == SandboxState::Running {
-        let vm = context.vm_json(&sandbox.info()?).await;
-        return Ok((vm, format!("{id} runs already\n")));
-    }
+    let sandbox = context.sandbox(id)?;
     let activity = context.activity(&format!("starting {id}"));
-    let report = sandbox.start(activity.progress()).await?;
+    let started = sandbox.start(activity.progress()).await?;
     drop(activity);
     let mut vm = context.vm_json(&sandbox.info()?).await;
+    let report = match started {
+        Started::Booted(report) => report,
+        Started::Resumed => return Ok((vm, format!("{id} goes on\n"))),
+        Started::AlreadyRunning => return Ok((vm, format!("{id} runs already\n"))),
+    };
     vm["timings"] = json!({
         "preparation_ms": milliseconds(report.preparation),
         "boot_ms": milliseconds(report.boot),

@@ -156,6 +156,17 @@ impl Machine for FakeMachine {
         async { Ok(()) }.boxed()
     }
 
+    fn pause(&mut self) -> BoxFuture<'_, io::Result<()>> {
+        // Its supervisor lets nobody in while it is paused, and a script does nothing by itself.
+        std::future::ready(Ok(())).boxed()
+    }
+
+    fn resume(&mut self) -> BoxFuture<'_, io::Result<()>> {
+        std::future::ready(Ok(())).boxed()
+    }
+
+    fn resume_soon(&mut self) {}
+
     fn wait(&mut self) -> BoxFuture<'_, MachineExit> {
         async {
             match self.exit.wait_for(Option::is_some).await {

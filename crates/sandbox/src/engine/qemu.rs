@@ -187,6 +187,18 @@ impl Machine for QemuMachine {
         self.qmp.power_down().boxed()
     }
 
+    fn pause(&mut self) -> BoxFuture<'_, io::Result<()>> {
+        self.qmp.set_paused(true).boxed()
+    }
+
+    fn resume(&mut self) -> BoxFuture<'_, io::Result<()>> {
+        self.qmp.set_paused(false).boxed()
+    }
+
+    fn resume_soon(&mut self) {
+        self.qmp.resume_soon();
+    }
+
     fn wait(&mut self) -> BoxFuture<'_, MachineExit> {
         self.wait_for_end().boxed()
     }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::AsFd as _;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::{SinkExt as _, StreamExt as _};
@@ -10,10 +10,11 @@ use smolvm_protocol::control::{SupervisorReply, SupervisorRequest};
 use smolvm_protocol::message::{Refusal, RefusalCode};
 use smolvm_protocol::multiplex::MAX_OPERATIONS;
 use smolvm_protocol::{Frame, FrameCodec, FrameError};
-use tokio::io::{AsyncWriteExt as _, Interest, copy_bidirectional_with_sizes};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader, Interest, copy_buf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::codec::Framed;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -45,10 +46,59 @@ pub(super) struct Client {
     pub(super) connection: Connection,
 }
 
+/// The operations under way on the agent, of which there is a bounded number, and when the last
+/// of them ended. Clones count together.
+#[derive(Clone, Debug)]
+pub(super) struct Operations {
+    free: Arc<Semaphore>,
+    last_end: Arc<Mutex<Instant>>,
+}
+
+/// One operation under way; ends when it is dropped.
+#[derive(Debug)]
+pub(super) struct Operation {
+    last_end: Arc<Mutex<Instant>>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Operations {
+    fn new() -> Self {
+        Self {
+            free: Arc::new(Semaphore::new(MAX_OPERATIONS)),
+            last_end: Arc::new(Mutex::new(Instant::now())),
+        }
+    }
+
+    /// Begins one, where there is room.
+    pub(super) fn begin(&self) -> Option<Operation> {
+        Some(Operation {
+            _permit: Arc::clone(&self.free).try_acquire_owned().ok()?,
+            last_end: Arc::clone(&self.last_end),
+        })
+    }
+
+    /// Returns how many are under way.
+    pub(super) fn under_way(&self) -> usize {
+        MAX_OPERATIONS.saturating_sub(self.free.available_permits())
+    }
+
+    /// Returns since when nothing has been under way; `None` while something is.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        let last_end = *self.last_end.lock().unwrap_or_else(PoisonError::into_inner);
+        (self.under_way() == 0).then_some(last_end)
+    }
+}
+
+impl Drop for Operation {
+    fn drop(&mut self) {
+        *self.last_end.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+}
+
 /// Accepts clients and carries their bytes. Dropping it ends all of that.
 #[derive(Debug)]
 pub(super) struct Clients {
-    streams: Arc<Semaphore>,
+    operations: Operations,
     relays: JoinSet<()>,
     _acceptor: AbortOnDropHandle<()>,
 }
@@ -58,10 +108,9 @@ impl Clients {
     pub(super) fn start(listener: UnixListener) -> (Self, mpsc::Receiver<Client>) {
         let (sender, receiver) = mpsc::channel(CLIENT_QUEUE);
         let acceptor = AbortOnDropHandle::new(tokio::spawn(accept(listener, sender)));
-        let streams = Arc::new(Semaphore::new(MAX_OPERATIONS));
         (
             Self {
-                streams,
+                operations: Operations::new(),
                 relays: JoinSet::new(),
                 _acceptor: acceptor,
             },
@@ -69,19 +118,18 @@ impl Clients {
         )
     }
 
-    /// Returns how many operations are under way.
-    pub(super) fn open_streams(&self) -> u32 {
-        let open = (MAX_OPERATIONS).saturating_sub(self.streams.available_permits());
-        u32::try_from(open).unwrap_or(u32::MAX)
+    /// Returns the operations, to be counted and added to.
+    pub(super) const fn operations(&self) -> &Operations {
+        &self.operations
     }
 
     /// Makes `connection` a stream to the agent.
     pub(super) fn relay(&mut self, session: AgentSession, connection: Connection) {
-        let permit = Arc::clone(&self.streams).try_acquire_owned().ok();
+        let operation = self.operations.begin();
         while self.relays.try_join_next().is_some() {}
         self.relays.spawn(async move {
-            match permit {
-                Some(permit) => relay(session, connection, permit).await,
+            match operation {
+                Some(operation) => relay(session, connection, operation).await,
                 None => {
                     let message = format!("{} operations are under way", MAX_OPERATIONS);
                     refuse(connection, RefusalCode::ResourcesExhausted, message).await;
@@ -155,7 +203,7 @@ async fn receive(stream: UnixStream, clients: mpsc::Sender<Client>) {
     }
 }
 
-async fn relay(session: AgentSession, mut connection: Connection, _permit: OwnedSemaphorePermit) {
+async fn relay(session: AgentSession, mut connection: Connection, _operation: Operation) {
     let mut agent = match session.open().await {
         Ok(agent) => agent,
         Err(error) => {
@@ -169,7 +217,7 @@ async fn relay(session: AgentSession, mut connection: Connection, _permit: Owned
         return;
     }
     let parts = connection.into_parts();
-    let mut client = parts.io;
+    let client = parts.io;
     if agent.write_all(&parts.read_buf).await.is_err() {
         return;
     }
@@ -177,12 +225,36 @@ async fn relay(session: AgentSession, mut connection: Connection, _permit: Owned
     let Ok(hang_up) = HangUp::of(&client) else {
         return;
     };
-    // Either side going away ends the operation. The stream is then dropped, which resets it:
-    // an end in order would stand in line behind bytes that the guest may never read.
-    tokio::select! {
-        _ended = copy_bidirectional_with_sizes(&mut client, &mut agent, RELAY_BYTES, RELAY_BYTES) => {}
-        () = hang_up.wait() => {}
+    let (client_reader, client_writer) = client.into_split();
+    let (agent_reader, agent_writer) = tokio::io::split(agent);
+    let sending = carry(client_reader, agent_writer);
+    let receiving = carry(agent_reader, client_writer);
+    tokio::pin!(sending, receiving);
+    let mut has_sent = false;
+    loop {
+        // A client that goes away ends the operation. The stream is then dropped, which resets
+        // it: an end in order would stand in line behind bytes that the guest may never read.
+        tokio::select! {
+            sent = &mut sending, if !has_sent => match sent {
+                Ok(()) => has_sent = true,
+                Err(_) => return,
+            },
+            _received = &mut receiving => break,
+            () = hang_up.wait() => return,
+        }
     }
+    // The guest is done, and so this side is shut; that the client's is, too, is no hang-up any
+    // more. What it had sent before is still on its way.
+    if !has_sent {
+        let _ended = sending.await;
+    }
+}
+
+/// Copies until the end of `from`, and passes that end on.
+async fn carry(from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
+    let mut from = BufReader::with_capacity(RELAY_BYTES, from);
+    copy_buf(&mut from, &mut to).await?;
+    to.shutdown().await
 }
 
 /// Tells when the other end of a socket is closed in both directions.

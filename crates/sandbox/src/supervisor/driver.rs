@@ -15,7 +15,9 @@ use tokio_util::task::AbortOnDropHandle;
 use super::Started;
 use super::clients::{self, Client, Clients, Connection};
 use super::console::{self, ConsoleTail};
+use super::deadlines::Deadlines;
 use super::ending::{self, Ended};
+use super::forwards::Forwards;
 use super::lease::{Lease, LeaseNotice};
 use crate::engine::{Machine, MachineExit};
 use crate::multiplexer::{AgentSession, SessionError};
@@ -26,6 +28,9 @@ use crate::{Lifetime, text};
 
 /// Milliseconds a guest has to shut down when the host does.
 const HOST_SHUTDOWN_GRACE_MS: u64 = 5_000;
+
+/// Milliseconds a guest has to shut down when its sandbox has expired and its disk is kept.
+const EXPIRY_GRACE_MS: u64 = 5_000;
 
 /// How long a machine may take to end after its connection to the agent did.
 const CONNECTION_PATIENCE: Duration = Duration::from_secs(1);
@@ -73,6 +78,14 @@ pub(super) struct Driver {
     stopping: Option<Stopping>,
     /// The guest's answer to the request to shut down, until it has come.
     shutdown: Option<AbortOnDropHandle<Result<(), SessionError>>>,
+    /// Clients that wait until the agent has answered.
+    awaiting_ready: Vec<Connection>,
+    forwards: Forwards,
+    /// The setting of the guest's clock after a pause.
+    clock: Option<AbortOnDropHandle<()>>,
+    deadlines: Deadlines,
+    /// The deadline that ended the sandbox.
+    expiry: Option<String>,
     /// What went wrong, while the machine is being ended for it.
     failure: Option<StartFailure>,
 }
@@ -103,6 +116,7 @@ impl Driver {
             kernel_release: String::new(),
             console: console::keep(console, directory.console_log()),
             is_leased: plan.lifetime == Lifetime::Leased,
+            deadlines: Deadlines::new(plan.idle_timeout_ms, plan.max_lifetime_ms),
             directory,
             plan,
             state,
@@ -116,6 +130,10 @@ impl Driver {
             terminate,
             stopping: None,
             shutdown: None,
+            awaiting_ready: Vec::new(),
+            forwards: Forwards::default(),
+            clock: None,
+            expiry: None,
             failure: None,
         }
     }
@@ -151,14 +169,26 @@ impl Driver {
         }
         let start = (!self.is_ready).then_some(self.start_deadline);
         let never = self.started + NEVER;
+        let expiry = self.deadlines.next(self.clients.operations());
         start
             .into_iter()
             .chain(self.connection_lost)
+            .chain(expiry)
             .min()
             .unwrap_or(never)
     }
 
     fn deadline_passed(&mut self) {
+        if self.stopping.is_none() && self.is_ready && self.connection_lost.is_none() {
+            if let Some(reason) = self.deadlines.passed(self.clients.operations()) {
+                tracing::info!(sandbox = %self.plan.id, %reason, "sandbox expired");
+                self.expiry = Some(reason);
+                let is_deleting = self.plan.lifetime == Lifetime::Leased;
+                let grace_ms = if is_deleting { 0 } else { EXPIRY_GRACE_MS };
+                self.stop(grace_ms, None, is_deleting);
+            }
+            return;
+        }
         self.machine.kill();
         // The machine's end is next; until then there is nothing more to lose patience over.
         let later = Instant::now() + KILL_PATIENCE;
@@ -229,6 +259,9 @@ impl Driver {
             elapsed_ms,
         };
         self.lease.send(LeaseEvent::Ready(ready));
+        for connection in self.awaiting_ready.drain(..) {
+            clients::reply(connection, &SupervisorReply::Done).await;
+        }
     }
 
     fn fail(&mut self, kind: StartFailureKind, message: String) {
@@ -251,27 +284,95 @@ impl Driver {
                 let status = SupervisorReply::Status(self.status());
                 clients::reply(connection, &status).await;
             }
+            SupervisorRequest::AwaitReady if self.is_ready => {
+                clients::reply(connection, &SupervisorReply::Done).await;
+            }
+            SupervisorRequest::AwaitReady => self.awaiting_ready.push(connection),
             SupervisorRequest::Pause
             | SupervisorRequest::Resume
             | SupervisorRequest::Forward { .. }
-            | SupervisorRequest::Unforward { .. }
+            | SupervisorRequest::Unforward(_)
             | SupervisorRequest::Forwards => {
-                let refusal = Refusal {
-                    code: RefusalCode::UnknownRequest,
-                    message: "not there yet".to_owned(),
-                };
-                clients::reply(connection, &SupervisorReply::Refused(refusal)).await;
+                let reply = self.obey(&request).await;
+                clients::reply(connection, &reply).await;
             }
             SupervisorRequest::OpenStream if self.state.state == SandboxState::Running => {
                 self.clients.relay(self.session.clone(), connection);
             }
-            SupervisorRequest::OpenStream => {
-                let refusal = Refusal {
-                    code: RefusalCode::ShuttingDown,
-                    message: format!("the sandbox is {}", self.state.state.as_str()),
-                };
-                clients::reply(connection, &SupervisorReply::Refused(refusal)).await;
+            SupervisorRequest::OpenStream => clients::reply(connection, &self.wrong_state()).await,
+        }
+    }
+
+    /// Does what is done at once and changes what the machine is or how it is reached.
+    async fn obey(&mut self, request: &SupervisorRequest) -> SupervisorReply {
+        match (request, self.state.state) {
+            (SupervisorRequest::Pause, SandboxState::Running) => self.pause().await,
+            (SupervisorRequest::Resume, SandboxState::Paused) => self.resume().await,
+            (
+                SupervisorRequest::Forward {
+                    guest_port,
+                    host_port,
+                },
+                SandboxState::Running,
+            ) => {
+                let operations = self.clients.operations();
+                let opened = self
+                    .forwards
+                    .open(*guest_port, *host_port, &self.session, operations)
+                    .await;
+                match opened {
+                    Ok(forward) => SupervisorReply::Forwarded(forward),
+                    Err(error) => refused_by_host("expose the port", &error),
+                }
             }
+            (SupervisorRequest::Unforward(forward), _) if self.forwards.close(*forward) => {
+                SupervisorReply::Done
+            }
+            (SupervisorRequest::Unforward(forward), _) => SupervisorReply::Refused(Refusal {
+                code: RefusalCode::NotFound,
+                message: format!("port {} is not exposed", forward.host_port),
+            }),
+            (SupervisorRequest::Forwards, _) => SupervisorReply::Forwards(self.forwards.list()),
+            _ => self.wrong_state(),
+        }
+    }
+
+    fn wrong_state(&self) -> SupervisorReply {
+        SupervisorReply::Refused(Refusal {
+            code: RefusalCode::ShuttingDown,
+            message: format!("the sandbox is {}", self.state.state.as_str()),
+        })
+    }
+
+    async fn pause(&mut self) -> SupervisorReply {
+        if let Err(error) = self.machine.pause().await {
+            return refused_by_host("pause the machine", &error);
+        }
+        self.forwards.close_all();
+        self.record(Transition::Pause)
+    }
+
+    async fn resume(&mut self) -> SupervisorReply {
+        if let Err(error) = self.machine.resume().await {
+            return refused_by_host("resume the machine", &error);
+        }
+        // The guest's clock stood still; a hello sets it.
+        let session = self.session.clone();
+        self.clock = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+            if let Err(error) = session.hello().await {
+                tracing::warn!(error = %text::chain(&error), "guest's clock not set");
+            }
+        })));
+        self.record(Transition::Resume)
+    }
+
+    fn record(&mut self, transition: Transition) -> SupervisorReply {
+        match self.change(transition, None) {
+            Ok(()) => SupervisorReply::Done,
+            Err(error) => SupervisorReply::Refused(Refusal {
+                code: RefusalCode::Io,
+                message: text::chain(&error),
+            }),
         }
     }
 
@@ -281,7 +382,7 @@ impl Driver {
             vmm_pid: self.machine.vmm_pid(),
             kernel_release: self.kernel_release.clone(),
             uptime_ms: milliseconds(self.started.elapsed()),
-            open_streams: self.clients.open_streams(),
+            open_streams: u32::try_from(self.clients.operations().under_way()).unwrap_or(u32::MAX),
         }
     }
 
@@ -300,6 +401,8 @@ impl Driver {
     fn stop(&mut self, grace_ms: u64, client: Option<Connection>, is_deleting: bool) {
         let deadline = Instant::now() + Duration::from_millis(grace_ms);
         let is_first = self.stopping.is_none();
+        let was_paused = self.state.state == SandboxState::Paused;
+        self.forwards.close_all();
         let stopping = self.stopping.get_or_insert_with(|| Stopping {
             deadline,
             waiting: Vec::new(),
@@ -315,6 +418,9 @@ impl Driver {
             // A guest whose agent has not answered yet has nothing to save.
             self.machine.kill();
         } else if is_first {
+            if was_paused {
+                self.machine.resume_soon();
+            }
             let session = self.session.clone();
             let asking = tokio::spawn(async move { session.shut_down().await });
             self.shutdown = Some(AbortOnDropHandle::new(asking));
@@ -344,6 +450,7 @@ impl Driver {
     async fn end(mut self, exit: MachineExit) -> Ended {
         let (console_tail, has_panicked) = self.console.finish().await;
         let (kind, message) = ending::describe(&exit, has_panicked, self.stopping.is_some());
+        let message = self.expiry.take().unwrap_or(message);
         let failure = self.failure.take();
         let transition = match kind {
             _ if failure.is_some() => Transition::Fail,
@@ -380,6 +487,21 @@ impl Driver {
             is_deleting,
         }
     }
+}
+
+fn refused_by_host(step: &str, error: &std::io::Error) -> SupervisorReply {
+    use std::io::ErrorKind as Kind;
+
+    let code = match error.kind() {
+        Kind::InvalidInput => RefusalCode::InvalidInput,
+        Kind::PermissionDenied => RefusalCode::PermissionDenied,
+        Kind::QuotaExceeded => RefusalCode::ResourcesExhausted,
+        _ => RefusalCode::Io,
+    };
+    SupervisorReply::Refused(Refusal {
+        code,
+        message: format!("{step}: {error}"),
+    })
 }
 
 /// Waits for an answer of the agent; forever when none is on its way.

@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Fixture {
     directory: tempfile::TempDir,
     id: SandboxId,
-    lease: Option<crate::sandbox::Connection>,
+    lease: Option<crate::access::Connection>,
     supervisor: JoinHandle<Result<(), SuperviseError>>,
 }
 
@@ -42,7 +42,7 @@ impl Fixture {
         let id = SandboxId::random();
         let mut spec = SandboxSpec::new(id.clone(), lifetime);
         spec.engine = EngineChoice::Fake;
-        let lock = store
+        let (lock, _) = store
             .create(&spec, |_| Ok::<(), StoreError>(()))
             .expect("free name");
         SupervisorPlan::for_fake(&spec, script, milliseconds(start_timeout))
@@ -132,7 +132,7 @@ fn exec(words: &[&str]) -> Exec {
 }
 
 /// Runs a process to its end and returns its output and why it ended.
-async fn finish(mut process: Process<'_>) -> (Vec<u8>, EndReason) {
+async fn finish(mut process: Process) -> (Vec<u8>, EndReason) {
     let mut stdout = Vec::new();
     loop {
         let output = tokio::time::timeout(PATIENCE, process.output.next())

@@ -70,8 +70,9 @@ fn with_console(failure: &Failure) -> String {
 async fn measure(spec: SandboxSpec, context: &Context) -> Result<Measured, Failure> {
     let activity = context.activity("booting a microVM");
     let installation = context.installation.clone();
-    let mut sandbox = Sandbox::create(installation, spec, activity.progress()).await?;
-    let report = sandbox.start(activity.progress()).await?;
+    let sandbox = Sandbox::create(installation, spec, activity.progress()).await?;
+    let started = sandbox.start(activity.progress()).await?;
+    let report = started.booted().ok_or_else(Failure::started_by_another)?;
     let asked = Instant::now();
     let said = ask(&sandbox).await;
     let command = asked.elapsed();

@@ -4,11 +4,13 @@
 //! its guest, so what it says is hostile: lines are bounded and unknown messages are skipped.
 
 use std::io::{self, Write as _};
+use std::time::Duration;
 
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use serde::Deserialize;
 use tokio::io::{AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::net::UnixStream;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::codec::{FramedRead, LinesCodec};
 
@@ -20,6 +22,13 @@ const NEGOTIATE: &[u8] = b"{\"execute\":\"qmp_capabilities\"}\n";
 
 /// Presses the power button (QEMU QAPI, `system_powerdown`).
 const POWER_DOWN: &[u8] = b"{\"execute\":\"system_powerdown\"}\n";
+
+/// Stops and continues the machine (QEMU QAPI, `stop` and `cont`). Each is followed by an event.
+const STOP: &[u8] = b"{\"execute\":\"stop\"}\n";
+const CONTINUE: &[u8] = b"{\"execute\":\"cont\"}\n";
+
+/// How long QEMU may take to stop or continue the machine.
+const PAUSE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why QEMU says the machine ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +55,7 @@ struct EventData {
 pub(super) struct Qmp {
     writer: WriteHalf<UnixStream>,
     reader: Option<JoinHandle<Option<ShutdownReason>>>,
+    is_paused: watch::Receiver<bool>,
     reason: Option<ShutdownReason>,
 }
 
@@ -57,9 +67,11 @@ impl Qmp {
         stream.write_all(NEGOTIATE)?;
         stream.set_nonblocking(true)?;
         let (reader, writer) = tokio::io::split(UnixStream::from_std(stream)?);
+        let (paused, is_paused) = watch::channel(false);
         Ok(Self {
             writer,
-            reader: Some(tokio::spawn(read_events(reader))),
+            reader: Some(tokio::spawn(read_events(reader, paused))),
+            is_paused,
             reason: None,
         })
     }
@@ -67,6 +79,24 @@ impl Qmp {
     /// Presses the machine's power button.
     pub(super) async fn power_down(&mut self) -> io::Result<()> {
         self.writer.write_all(POWER_DOWN).await
+    }
+
+    /// Stops or continues the machine, and waits until QEMU says that it has.
+    pub(super) async fn set_paused(&mut self, is_paused: bool) -> io::Result<()> {
+        let command = if is_paused { STOP } else { CONTINUE };
+        self.writer.write_all(command).await?;
+        let changed = self.is_paused.wait_for(|paused| *paused == is_paused);
+        match tokio::time::timeout(PAUSE_PATIENCE, changed).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(io::ErrorKind::BrokenPipe.into()),
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+
+    /// Continues the machine without waiting until it does. A socket that is full of commands is
+    /// one that QEMU does not read, which the machine's end will tell.
+    pub(super) fn resume_soon(&mut self) {
+        let _unread = self.writer.write_all(CONTINUE).now_or_never();
     }
 
     /// Returns why the machine ended. Waits until QEMU has closed the connection.
@@ -79,7 +109,10 @@ impl Qmp {
     }
 }
 
-async fn read_events(reader: ReadHalf<UnixStream>) -> Option<ShutdownReason> {
+async fn read_events(
+    reader: ReadHalf<UnixStream>,
+    paused: watch::Sender<bool>,
+) -> Option<ShutdownReason> {
     let mut lines = FramedRead::new(reader, LinesCodec::new_with_max_length(MAX_LINE_BYTES));
     let mut reason = None;
     while let Some(line) = lines.next().await {
@@ -88,8 +121,21 @@ async fn read_events(reader: ReadHalf<UnixStream>) -> Option<ShutdownReason> {
         if let Some(found) = shutdown_reason_of(&line) {
             reason = Some(found);
         }
+        if let Some(is_paused) = pause_in(&line) {
+            paused.send_replace(is_paused);
+        }
     }
     reason
+}
+
+/// Returns what a `STOP` or `RESUME` event says (QEMU QAPI).
+fn pause_in(line: &str) -> Option<bool> {
+    let message: Message = serde_json::from_str(line).ok()?;
+    match message.event.as_deref()? {
+        "STOP" => Some(true),
+        "RESUME" => Some(false),
+        _ => None,
+    }
 }
 
 /// Returns what a `SHUTDOWN` event says (QEMU QAPI, `ShutdownCause`).

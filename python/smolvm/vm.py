@@ -161,6 +161,31 @@ class SmolVM(_Handle):
         self._native.stop(timeout).wait()
         return self
 
+    def pause(self) -> SmolVM:
+        """Holds the sandbox still, with its memory; its forwards are closed."""
+        self._native.pause().wait()
+        return self
+
+    def resume(self) -> SmolVM:
+        """Lets a paused sandbox go on; :meth:`start` does, too."""
+        self._native.resume().wait()
+        return self
+
+    def expose_local(self, guest_port: int, host_port: int | None = None) -> int:
+        """Makes a port of the guest reachable on 127.0.0.1, until the sandbox stops or pauses.
+
+        Returns the port on the host: another one than ``host_port`` when that is taken. The same
+        pair again is the same port.
+        """
+        _check_ports(guest_port, host_port)
+        return self._native.forward(guest_port, host_port).wait()
+
+    def unexpose_local(self, host_port: int, guest_port: int) -> SmolVM:
+        """Closes an exposed port and its connections."""
+        _check_ports(guest_port, host_port)
+        self._native.unforward(host_port, guest_port).wait()
+        return self
+
     def delete(self) -> None:
         """Ends the sandbox, whatever it does, and removes its disk."""
         self._native.delete().wait()
@@ -281,6 +306,31 @@ class AsyncSmolVM(_Handle):
         await self._native.stop(timeout)
         return self
 
+    async def pause(self) -> AsyncSmolVM:
+        """Holds the sandbox still, with its memory; its forwards are closed."""
+        await self._native.pause()
+        return self
+
+    async def resume(self) -> AsyncSmolVM:
+        """Lets a paused sandbox go on; :meth:`start` does, too."""
+        await self._native.resume()
+        return self
+
+    async def expose_local(self, guest_port: int, host_port: int | None = None) -> int:
+        """Makes a port of the guest reachable on 127.0.0.1, until the sandbox stops or pauses.
+
+        Returns the port on the host: another one than ``host_port`` when that is taken. The same
+        pair again is the same port.
+        """
+        _check_ports(guest_port, host_port)
+        return await self._native.forward(guest_port, host_port)
+
+    async def unexpose_local(self, host_port: int, guest_port: int) -> AsyncSmolVM:
+        """Closes an exposed port and its connections."""
+        _check_ports(guest_port, host_port)
+        await self._native.unforward(host_port, guest_port)
+        return self
+
     async def delete(self) -> None:
         """Ends the sandbox and removes its disk."""
         await self._native.delete()
@@ -337,6 +387,12 @@ def _warn(vm_id: str, failure: SmolVMError) -> None:
     import logging
 
     logging.getLogger("smolvm").warning("VM '%s' not cleaned up: %s", vm_id, failure)
+
+
+def _check_ports(guest_port: int, host_port: int | None) -> None:
+    for name, port in (("guest_port", guest_port), ("host_port", host_port)):
+        if port is not None and not 1 <= port <= 65535:
+            raise ValueError(f"{name} is {port}; it must be 1 to 65535")
 
 
 def _one_of(name: str, value: int | None, alias: str, other: int | None) -> int | None:

@@ -6,12 +6,21 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from smolvm import SmolVM, SmolVMManager, VMAlreadyExistsError, VMConfig, VMNotFoundError, VMState
+from smolvm import (
+    SmolVM,
+    SmolVMError,
+    SmolVMManager,
+    VMAlreadyExistsError,
+    VMConfig,
+    VMNotFoundError,
+    VMState,
+)
 
 Python = Callable[[str], "subprocess.CompletedProcess[str]"]
 
@@ -139,3 +148,84 @@ def test_import_takes_no_third_party_package(python: Python) -> None:
         "print([n for n in third if not n.startswith('_')])"
     )
     assert done.stdout == "[]\n", done.stderr
+
+
+def test_stopped_sandbox_stays_as_long_as_its_creator(python: Python) -> None:
+    done = python(
+        "from smolvm import SmolVM\n"
+        "vm = SmolVM()\n"
+        "vm.run('echo kept > /root/note')\n"
+        "vm.stop(); vm.close()\n"
+        "assert vm.vm_id in [known.vm_id for known in SmolVM.list()]\n"
+        "print(SmolVM.from_id(vm.vm_id).run('cat /root/note').output)"
+    )
+    assert done.stdout == "kept\n", done.stderr
+
+
+def test_child_of_a_fork_does_not_keep_the_sandbox_of_a_killed_parent(python: Python) -> None:
+    before = names()
+    done = python(
+        "import os, signal, time\n"
+        "from smolvm import SmolVM\n"
+        "vm = SmolVM().start()\n"
+        "if os.fork() == 0:\n"
+        "    os.setsid()\n"
+        "    for stream in (0, 1, 2): os.close(stream)\n"
+        "    time.sleep(60)\n"
+        "    os._exit(0)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert done.returncode == -signal.SIGKILL
+    deadline = time.monotonic() + 20
+    while names() != before and time.monotonic() < deadline:
+        SmolVMManager().reconcile()
+    assert names() == before
+
+
+def test_paused_sandbox_refuses_commands_and_start_resumes_it() -> None:
+    with SmolVM() as vm:
+        vm.run("echo kept > /dev/shm/note")
+        vm.pause()
+        assert vm.status == VMState.PAUSED
+        with pytest.raises(SmolVMError, match="paused"):
+            vm.run("true")
+        vm.start()
+        assert vm.run("cat /dev/shm/note").output == "kept"
+        with pytest.raises(SmolVMError, match="not paused"):
+            vm.resume()
+
+
+def test_exposed_port_answers_until_it_is_closed() -> None:
+    with SmolVM() as vm:
+        vm.run(
+            "mkdir /srv/www; cd /srv/www; echo from the guest > note; "
+            "setsid python3 -m http.server 8000 --bind 127.0.0.1 >/dev/null 2>&1 & "
+            "until python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", 8000))'; "
+            "do sleep 0.1; done 2>/dev/null"
+        )
+        port = vm.expose_local(8000)
+        assert vm.expose_local(8000) == port
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/note", timeout=30) as answer:
+            assert answer.read() == b"from the guest\n"
+        vm.unexpose_local(port, 8000)
+        with pytest.raises(OSError):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/note", timeout=5)
+        with pytest.raises(ValueError, match="guest_port"):
+            vm.expose_local(0)
+
+
+def test_lifetime_ends_a_sandbox_whose_creator_was_killed(python: Python) -> None:
+    before = names()
+    done = python(
+        "import os, signal\n"
+        "from smolvm import SmolVM\n"
+        "vm = SmolVM(max_lifetime=6).start()\n"
+        "vm.close()\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert names() != before, "it was let go, so it lives on"
+    deadline = time.monotonic() + 30
+    while names() != before and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert names() == before

@@ -3,14 +3,15 @@
 use std::collections::{BTreeMap, HashSet};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pyo3::IntoPyObjectExt as _;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use smolvm_image::NoProgress;
+use smolvm_sandbox::control::Forward;
 use smolvm_sandbox::{
     Installation, Lifetime, Sandbox as Library, SandboxId, SandboxInfo, SandboxState, Store,
 };
@@ -25,39 +26,28 @@ use crate::{files, ownership, run};
 /// One sandbox. Shared by all handles on it that belong to this process.
 pub(crate) struct Core {
     installation: Arc<Installation>,
-    id: SandboxId,
-    /// Reaches the sandbox; owns nothing.
-    access: Library,
-    /// What makes it end with this process: there from creation or start until it is let go.
-    owner: AsyncMutex<Option<Library>>,
+    library: Library,
     has_started: AtomicBool,
-    /// Variables that the guest gets when it has booted for the first time.
-    initial_env: Mutex<BTreeMap<String, String>>,
 }
 
 impl Core {
-    fn new(
-        installation: Arc<Installation>,
-        id: SandboxId,
-        owner: Option<Library>,
-        initial_env: BTreeMap<String, String>,
-    ) -> Result<Self, Failure> {
-        Ok(Self {
-            access: Library::open(installation.clone(), id.clone())?,
+    fn new(installation: Arc<Installation>, library: Library) -> Self {
+        Self {
             installation,
-            id,
-            owner: AsyncMutex::new(owner),
+            library,
             has_started: AtomicBool::new(false),
-            initial_env: Mutex::new(initial_env),
-        })
+        }
     }
 
     pub(crate) fn key(&self) -> (PathBuf, SandboxId) {
-        (self.installation.data_dir.clone(), self.id.clone())
+        (
+            self.installation.data_dir.clone(),
+            self.library.id().clone(),
+        )
     }
 
     pub(crate) const fn access(&self) -> &Library {
-        &self.access
+        &self.library
     }
 
     /// Starts the sandbox unless this process knows that it has been started.
@@ -69,67 +59,38 @@ impl Core {
     }
 
     async fn start(&self) -> Result<(), Failure> {
-        let mut owner = self.owner.lock().await;
-        if self.access.info()?.state != SandboxState::Running {
-            let library = match &mut *owner {
-                Some(library) => library,
-                None => owner.insert(Library::open(self.installation.clone(), self.id.clone())?),
-            };
-            library.start(Arc::new(NoProgress)).await?;
-            let variables = std::mem::take(&mut *self.initial_env());
-            if !variables.is_empty() {
-                self.access.set_env(&variables, true).await?;
-            }
-        }
+        self.library.start(Arc::new(NoProgress)).await?;
         self.has_started.store(true, Ordering::Relaxed);
         Ok(())
     }
 
-    fn initial_env(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, String>> {
-        self.initial_env
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
     async fn stop(&self, grace: Duration) -> Result<(), Failure> {
         self.has_started.store(false, Ordering::Relaxed);
-        Ok(self.access.stop(grace).await?)
+        Ok(self.library.stop(grace).await?)
     }
 
     /// Lets go of a running sandbox; one that does not run still ends with this process. Returns
     /// whether it was let go.
     async fn close(&self) -> Result<bool, Failure> {
-        let mut owner = self.owner.lock().await;
-        let state = match self.access.info() {
-            Ok(info) => info.state,
+        let is_live = match self.library.info() {
+            Ok(info) => matches!(info.state, SandboxState::Running | SandboxState::Paused),
             // Gone already: there is nothing to let go of.
-            Err(_) => return Ok(false),
+            Err(_) => false,
         };
-        if state != SandboxState::Running {
-            return Ok(false);
+        if is_live {
+            self.library.release().await?;
         }
-        if let Some(mut library) = owner.take() {
-            library.release().await?;
-        }
-        Ok(true)
+        Ok(is_live)
     }
 
     pub(crate) async fn delete(&self) -> Result<(), Failure> {
-        let mut owner = self.owner.lock().await;
-        let library = match owner.take() {
-            Some(library) => library,
-            None => Library::open(self.installation.clone(), self.id.clone())?,
-        };
         self.has_started.store(false, Ordering::Relaxed);
-        Ok(library.delete().await?)
+        Ok(self.library.delete().await?)
     }
 
     /// Lets go, in a child made by fork(2), of what belongs to the parent.
     pub(crate) fn forget_after_fork(&self) {
-        if let Ok(mut owner) = self.owner.try_lock() {
-            // Neither told nor dropped: both would reach the parent's sandbox.
-            std::mem::forget(owner.take());
-        }
+        self.library.forget_after_fork();
     }
 }
 
@@ -155,10 +116,10 @@ pub(crate) fn create(
     let is_leased = sandbox_spec.lifetime == Lifetime::Leased;
     let work = async move {
         reap_once(installation.clone()).await?;
-        let id = sandbox_spec.id.clone();
         let library =
             Library::create(installation.clone(), sandbox_spec, Arc::new(NoProgress)).await?;
-        Core::new(installation, id, Some(library), spec.env_vars)
+        library.set_initial_env(spec.env_vars).await;
+        Ok::<_, Failure>(Core::new(installation, library))
     };
     Ok(Operation::new(work, move |py, core: Core| {
         let core = Arc::new(core);
@@ -183,8 +144,9 @@ pub(crate) fn open(
         if let Some(core) = ownership::find(&key) {
             return Ok(core);
         }
-        let core = Core::new(Arc::new(installation), key.1, None, BTreeMap::new())?;
-        Ok(Arc::new(core))
+        let installation = Arc::new(installation);
+        let library = Library::open(installation.clone(), key.1)?;
+        Ok(Arc::new(Core::new(installation, library)))
     };
     let core = opened().map_err(|failure| failure.into_py_err(py))?;
     Ok(Sandbox { core })
@@ -261,7 +223,7 @@ fn info_dict<'py>(py: Python<'py>, info: &SandboxInfo) -> PyResult<Bound<'py, Py
 impl Sandbox {
     #[getter]
     fn vm_id(&self) -> &str {
-        self.core.id.as_str()
+        self.core.library.id().as_str()
     }
 
     #[getter]
@@ -270,7 +232,7 @@ impl Sandbox {
     }
 
     fn info<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let known = py.detach(|| self.core.access.info());
+        let known = py.detach(|| self.core.library.info());
         let known = known.map_err(|error| Failure::from(error).into_py_err(py))?;
         info_dict(py, &known)
     }
@@ -278,7 +240,7 @@ impl Sandbox {
     /// The process ID of the VMM, or `None` when there is none.
     fn pid(&self) -> Operation {
         let core = self.core.clone();
-        let work = async move { Ok::<_, Failure>(core.access.status().await.ok()) };
+        let work = async move { Ok::<_, Failure>(core.library.status().await.ok()) };
         Operation::new(work, |py, status| {
             status.and_then(|status| status.vmm_pid).into_py_any(py)
         })
@@ -296,6 +258,35 @@ impl Sandbox {
         })?;
         let core = self.core.clone();
         Ok(Operation::silent(async move { core.stop(grace).await }))
+    }
+
+    fn pause(&self) -> Operation {
+        let core = self.core.clone();
+        Operation::silent(async move { Ok::<_, Failure>(core.library.pause().await?) })
+    }
+
+    fn resume(&self) -> Operation {
+        let core = self.core.clone();
+        Operation::silent(async move { Ok::<_, Failure>(core.library.resume().await?) })
+    }
+
+    /// Exposes a port of the guest; returns the host's port.
+    fn forward(&self, guest_port: u16, host_port: Option<u16>) -> Operation {
+        let core = self.core.clone();
+        let work = async move {
+            core.ensure_started().await?;
+            Ok::<_, Failure>(core.library.forward(guest_port, host_port).await?)
+        };
+        Operation::new(work, |py, forward| forward.host_port.into_py_any(py))
+    }
+
+    fn unforward(&self, host_port: u16, guest_port: u16) -> Operation {
+        let core = self.core.clone();
+        let forward = Forward {
+            host_port,
+            guest_port,
+        };
+        Operation::silent(async move { Ok::<_, Failure>(core.library.unforward(forward).await?) })
     }
 
     fn close(&self) -> Operation {
@@ -337,7 +328,7 @@ impl Sandbox {
         let core = self.core.clone();
         let work = async move {
             core.ensure_started().await?;
-            Ok::<_, Failure>(core.access.set_env(&variables, merge).await?)
+            Ok::<_, Failure>(core.library.set_env(&variables, merge).await?)
         };
         Operation::new(work, |py, names| names.into_py_any(py))
     }
@@ -346,7 +337,7 @@ impl Sandbox {
         let core = self.core.clone();
         let work = async move {
             core.ensure_started().await?;
-            Ok::<_, Failure>(core.access.unset_env(&names).await?)
+            Ok::<_, Failure>(core.library.unset_env(&names).await?)
         };
         Operation::new(work, |py, removed| removed.into_py_any(py))
     }
@@ -355,7 +346,7 @@ impl Sandbox {
         let core = self.core.clone();
         let work = async move {
             core.ensure_started().await?;
-            Ok::<_, Failure>(core.access.env().await?)
+            Ok::<_, Failure>(core.library.env().await?)
         };
         Operation::new(work, |py, variables| variables.into_py_any(py))
     }
@@ -391,7 +382,7 @@ impl Sandbox {
         let core = self.core.clone();
         let work = async move {
             core.ensure_started().await?;
-            Ok::<_, Failure>(core.access.copy_in(&local, &remote).await?)
+            Ok::<_, Failure>(core.library.copy_in(&local, &remote).await?)
         };
         Operation::new(work, |py, copied| copied.into_py_any(py))
     }
@@ -400,7 +391,7 @@ impl Sandbox {
         let core = self.core.clone();
         let work = async move {
             core.ensure_started().await?;
-            Ok::<_, Failure>(core.access.copy_out(&remote, &local).await?)
+            Ok::<_, Failure>(core.library.copy_out(&remote, &local).await?)
         };
         Operation::new(work, |py, copied| copied.into_py_any(py))
     }
@@ -410,7 +401,7 @@ impl Sandbox {
         let work = async move {
             core.ensure_started().await?;
             let path = path.as_os_str().as_bytes();
-            Ok::<_, Failure>(core.access.stat(path, follow).await?)
+            Ok::<_, Failure>(core.library.stat(path, follow).await?)
         };
         Operation::new(work, |py, found| {
             files::attributes(py, None, &found)?.into_py_any(py)
@@ -422,7 +413,7 @@ impl Sandbox {
         let work = async move {
             core.ensure_started().await?;
             let path = path.as_os_str().as_bytes();
-            Ok::<_, Failure>(core.access.list_directory(path).await?)
+            Ok::<_, Failure>(core.library.list_directory(path).await?)
         };
         Operation::new(work, |py, entries| {
             let entries: PyResult<Vec<_>> = entries
@@ -438,7 +429,7 @@ impl Sandbox {
         Operation::silent(async move {
             core.ensure_started().await?;
             let path = path.as_os_str().as_bytes();
-            Ok::<_, Failure>(core.access.make_directory(path, mode, parents).await?)
+            Ok::<_, Failure>(core.library.make_directory(path, mode, parents).await?)
         })
     }
 
@@ -447,7 +438,7 @@ impl Sandbox {
         Operation::silent(async move {
             core.ensure_started().await?;
             let path = path.as_os_str().as_bytes();
-            Ok::<_, Failure>(core.access.remove_file(path, recursive).await?)
+            Ok::<_, Failure>(core.library.remove_file(path, recursive).await?)
         })
     }
 }

@@ -224,3 +224,27 @@ async fn kept_disk_is_taken_over_by_the_next_of_its_name() {
     let _deleted = host.smolvm(&["delete", "box"]).ok();
     assert!(!kept.exists(), "not asked to keep it again");
 }
+#[tokio::test]
+async fn shared_root_is_written_to_itself() {
+    let host = Host::new();
+    let root = host.path().join("root.ext4");
+    roots::small_ext4(&root, 64);
+    let custom = CustomBoot {
+        root_image: Some(root.clone()),
+        is_shared: true,
+        ..CustomBoot::default()
+    };
+    start(&host, spec("first", custom.clone())).await;
+    let _written = host
+        .sh("first", "echo from the first > /root/note; sync")
+        .ok();
+    assert!(!host.sandbox("first").join("overlay.img").exists());
+    let _stopped = host.smolvm(&["stop", "first"]).ok();
+    let _deleted = host.smolvm(&["delete", "first"]).ok();
+
+    start(&host, spec("second", custom)).await;
+    assert_eq!(
+        host.sh("second", "cat /root/note").ok().text(),
+        "from the first\n"
+    );
+}

@@ -50,6 +50,67 @@ fn tree_goes_in_and_comes_out_the_same() {
     assert_eq!(mode & 0o777, 0o755);
 }
 
+#[tokio::test]
+async fn files_and_directories_of_the_image_get_other_names() {
+    let host = Host::new();
+    host.start("box", &[]);
+    let sandbox = host.open("box");
+    let _made = host
+        .sh("box", "mkdir /root/mine && echo x > /root/file")
+        .ok();
+    for (from, to) in [
+        ("/root/mine", "/root/yours"),
+        // A directory that only the read-only image has, and a file of it.
+        ("/etc/apt", "/root/apt"),
+        ("/etc/passwd", "/root/passwd"),
+    ] {
+        sandbox
+            .move_file(from.as_bytes(), to.as_bytes(), false)
+            .await
+            .unwrap_or_else(|error| panic!("{from}: {error}"));
+        let seen = host.sh(
+            "box",
+            &format!("test ! -e {from} && test -e {to} && ls -A {to}"),
+        );
+        assert_eq!(seen.code, 0, "{from}");
+    }
+    assert!(
+        host.sh("box", "ls /root/apt")
+            .text()
+            .contains("sources.list")
+    );
+
+    let taken = sandbox
+        .move_file(b"/root/file", b"/root/passwd", false)
+        .await;
+    let message = taken.expect_err("taken").to_string();
+    assert_eq!(message, "/root/passwd: exists already");
+    sandbox
+        .move_file(b"/root/file", b"/root/passwd", true)
+        .await
+        .expect("replaced");
+    assert_eq!(host.sh("box", "cat /root/passwd").ok().text(), "x\n");
+    let elsewhere = sandbox
+        .move_file(b"/root/passwd", b"/dev/shm/p", true)
+        .await;
+    let message = elsewhere.expect_err("another file system").to_string();
+    assert_eq!(
+        message,
+        "/dev/shm/p: is on another file system; copy it instead"
+    );
+    let missing = sandbox.move_file(b"/no/such", b"/root/x", false).await;
+    let message = missing.expect_err("missing").to_string();
+    assert_eq!(message, "/no/such: no such file or directory");
+
+    let _stopped = host.smolvm(&["stop", "box"]).ok();
+    let _started = host.smolvm(&["start", "box"]).ok();
+    assert!(
+        host.sh("box", "ls /root/apt")
+            .text()
+            .contains("sources.list")
+    );
+}
+
 #[test]
 fn archive_of_a_hostile_guest_stays_inside_its_destination() {
     let host = Host::new();

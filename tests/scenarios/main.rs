@@ -8,6 +8,7 @@ mod environment;
 mod files;
 mod jail;
 mod lifecycle;
+mod limits;
 mod refusals;
 mod ssh_images;
 mod terminal;

@@ -4,7 +4,7 @@
 //! of `target/release`. When it is dropped, nothing may be left: no process, no socket, no file.
 
 pub mod alpine_mirror;
-mod library;
+pub mod library;
 pub mod roots;
 
 use std::ffi::OsStr;

@@ -1,34 +1,50 @@
 //! The cgroups that commands run in: one for each, so that a command and everything it ever
-//! started can be killed at once, and so that the kernel's out-of-memory kills are attributed.
+//! started can be killed and limited together, and so that the kernel's out-of-memory kills are
+//! attributed.
 //!
 //! ```text
-//!   /sys/fs/cgroup                 memory controller handed down
-//!   └── smolvm                     memory controller handed down
-//!       ├── agent                  PID 1
-//!       └── exec-N                 command N: made -> command ended -> empty -> removed
+//!   /sys/fs/cgroup                 controllers handed down: memory, cpu, pids
+//!   └── smolvm                     the same
+//!       ├── agent                  PID 1; no limit
+//!       └── commands               the same; limit of processes over all commands
+//!           └── exec-N             command N: made -> command ended -> empty -> removed
 //! ```
+//!
+//! A limit that the kernel cannot keep is an error, never ignored.
 //!
 //! A cgroup outlives its command while daemons of that command live. Each of those ends as a
 //! child of PID 1, so after a reaping is exactly when an ended cgroup can have become empty.
 //!
 //! Source: Linux Documentation/admin-guide/cgroup-v2.rst.
 
-use std::fs;
-use std::io;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{Mode, OFlags};
+use smolvm_protocol::message::Limits;
 
 /// Directory of all of SmolVM's cgroups, below the mount point of cgroup2.
 const PARENT: &str = "smolvm";
 
+/// Directory of the commands' cgroups, below [`PARENT`].
+const COMMANDS: &str = "commands";
+
+/// What is handed down to commands, each as far as the kernel has it.
+const CONTROLLERS: [&str; 3] = ["+memory", "+cpu", "+pids"];
+
+/// Period over which a command's share of the processors is kept, in microseconds: the kernel's
+/// default (Documentation/admin-guide/cgroup-v2.rst, "cpu.max").
+const CPU_PERIOD_US: u64 = 100_000;
+
 /// The part of the cgroup tree that belongs to the agent.
 #[derive(Debug)]
 pub(crate) struct Cgroups {
-    parent: PathBuf,
+    /// Where the commands' cgroups are.
+    commands: PathBuf,
     next_number: AtomicU64,
     /// Cgroups whose command has ended, to be removed once they are empty. Taken alone.
     ended: Mutex<Vec<PathBuf>>,
@@ -37,8 +53,8 @@ pub(crate) struct Cgroups {
 impl Cgroups {
     /// Makes the tree below `mount_point` and moves this process into its leaf.
     ///
-    /// A kernel without the memory controller is fine; out-of-memory kills are then reported as
-    /// the signal they are.
+    /// A kernel without a controller is fine as long as nothing is to be limited by it; without
+    /// the memory controller, out-of-memory kills are reported as the signal they are.
     ///
     /// # Errors
     ///
@@ -46,37 +62,60 @@ impl Cgroups {
     pub(crate) fn set_up(mount_point: &Path) -> io::Result<Arc<Self>> {
         let parent = mount_point.join(PARENT);
         let agent = parent.join("agent");
+        let commands = parent.join(COMMANDS);
         fs::create_dir_all(&agent)?;
+        fs::create_dir_all(&commands)?;
         fs::write(agent.join("cgroup.procs"), "0")?;
-        for directory in [mount_point, &parent] {
-            let _ = fs::write(directory.join("cgroup.subtree_control"), "+memory");
+        for directory in [mount_point, &parent, &commands] {
+            for controller in CONTROLLERS {
+                let _ = fs::write(directory.join("cgroup.subtree_control"), controller);
+            }
         }
         Ok(Arc::new(Self {
-            parent,
+            commands,
             next_number: AtomicU64::new(1),
             ended: Mutex::new(Vec::new()),
         }))
     }
 
-    /// Makes a cgroup for one command.
+    /// Limits the processes and threads of all commands together.
     ///
     /// # Errors
     ///
-    /// When the kernel refuses, such as when it is out of memory.
-    pub(crate) fn create(self: &Arc<Self>) -> io::Result<Cgroup> {
+    /// When the kernel cannot.
+    pub(crate) fn limit_processes(&self, count: u32) -> Result<(), LimitError> {
+        set_limit(&self.commands, "processes", "pids.max", &count.to_string())
+    }
+
+    /// Makes a cgroup for one command, which may use what `limits` say.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses, such as when it is out of memory or cannot keep a limit.
+    pub(crate) fn create(self: &Arc<Self>, limits: &Limits) -> Result<Cgroup, CgroupError> {
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
-        let path = self.parent.join(format!("exec-{number}"));
+        let path = self.commands.join(format!("exec-{number}"));
         fs::create_dir(&path)?;
-        let directory = rustix::fs::open(
+        let opened = rustix::fs::open(
             &path,
             OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
             Mode::empty(),
-        )?;
-        Ok(Cgroup {
+        );
+        let directory = match opened {
+            Ok(directory) => directory,
+            Err(errno) => {
+                // Nothing has been started in it; what cannot be removed is an empty directory.
+                let _ = rustix::fs::rmdir(&path);
+                return Err(io::Error::from(errno).into());
+            }
+        };
+        let cgroup = Cgroup {
             path,
             directory,
             owner: Arc::clone(self),
-        })
+        };
+        cgroup.limit(limits)?;
+        Ok(cgroup)
     }
 
     /// Removes the cgroups of ended commands that have become empty.
@@ -89,6 +128,37 @@ impl Cgroups {
             )
         });
     }
+}
+
+/// Why a cgroup could not be made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CgroupError {
+    #[error("make a cgroup")]
+    Make(#[from] io::Error),
+    #[error(transparent)]
+    Limit(#[from] LimitError),
+}
+
+/// A limit that the guest's kernel does not keep.
+#[derive(Debug, thiserror::Error)]
+#[error("the guest's kernel cannot limit the {what} of a command: {source}")]
+pub(crate) struct LimitError {
+    what: &'static str,
+    source: io::Error,
+}
+
+fn set_limit(
+    cgroup: &Path,
+    what: &'static str,
+    file: &'static str,
+    value: &str,
+) -> Result<(), LimitError> {
+    // Without the controller there is no such file, and cgroup2 lets nobody make one.
+    OpenOptions::new()
+        .write(true)
+        .open(cgroup.join(file))
+        .and_then(|mut file| file.write_all(value.as_bytes()))
+        .map_err(|source| LimitError { what, source })
 }
 
 /// The cgroup of one command. Dropping it says that the command has ended.
@@ -104,6 +174,27 @@ impl Cgroup {
     pub(crate) fn kill(&self) {
         // It fails only for a cgroup that is gone.
         let _ = fs::write(self.path.join("cgroup.kill"), "1");
+    }
+
+    fn limit(&self, limits: &Limits) -> Result<(), LimitError> {
+        if let Some(memory_mib) = limits.memory_mib {
+            let bytes = u64::from(memory_mib) * 1024 * 1024;
+            set_limit(&self.path, "memory", "memory.max", &bytes.to_string())?;
+            // A command that has lost a process for want of memory is rarely of use any more.
+            set_limit(&self.path, "memory", "memory.oom.group", "1")?;
+            if self.path.join("memory.swap.max").exists() {
+                set_limit(&self.path, "memory", "memory.swap.max", "0")?;
+            }
+        }
+        if let Some(cpu_percent) = limits.cpu_percent {
+            let quota_us = u64::from(cpu_percent) * CPU_PERIOD_US / 100;
+            let value = format!("{quota_us} {CPU_PERIOD_US}");
+            set_limit(&self.path, "processor time", "cpu.max", &value)?;
+        }
+        if let Some(processes) = limits.processes {
+            set_limit(&self.path, "processes", "pids.max", &processes.to_string())?;
+        }
+        Ok(())
     }
 
     /// Returns how many of its processes the kernel killed for want of memory.

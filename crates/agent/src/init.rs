@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   boot --> serve sessions, one after the other --> shutdown --> off
-//!     \          \-- first hello answered: load the late modules
+//!     \          \-- first hello answered: load the late modules, run the start hook
 //!      \--> failed: one line on the console ---------------------> off
 //! ```
 
@@ -20,12 +20,12 @@ use crate::boot::clock::since_kernel_start_ms;
 use crate::boot::disks::Disks;
 use crate::boot::modules::{self, LateModules};
 use crate::boot::mounts::{self, CGROUP_MOUNT};
-use crate::boot::root::Root;
+use crate::boot::root::{self, Root};
 use crate::boot::uevents::Uevents;
 use crate::boot::{BootError, agent_port, console, entropy, hostname, loopback, power};
 use crate::port::AgentPort;
 use crate::session::{Environment, serve};
-use crate::{power_button, shutdown};
+use crate::{power_button, shutdown, start_hook};
 
 /// Files the agent may have open: three for each of 256 commands, and as many again for each
 /// one whose daemons still write.
@@ -81,7 +81,7 @@ fn boot() -> Result<Guest, BootError> {
     modules::load_boot_modules();
     times.modules_loaded_ms = since_kernel_start_ms();
     let late_modules = LateModules::open();
-    let disks = Disks::find(&uevents)?;
+    let disks = Disks::find(&uevents, root::is_shared(&command_line()))?;
     let root = Root::switch_to(&disks)?;
     mounts::mount_late()?;
     hostname::set(&command_line(), root.is_new);
@@ -106,6 +106,7 @@ async fn serve_until_shutdown(guest: Guest) -> io::Result<()> {
             environment.run(),
             serve_sessions(&port, &environment),
             load_late_modules(guest.late_modules, &environment),
+            run_start_hook(&environment),
         )
     };
     let end = async {
@@ -142,6 +143,13 @@ async fn load_late_modules(modules: LateModules, environment: &Arc<Environment>)
         .map_err(io::Error::other)?;
     power_button::pressed().await;
     environment.request_shutdown();
+    Ok(())
+}
+
+/// Runs what the image wants to have started, once the first answer did not have to wait for it.
+async fn run_start_hook(environment: &Arc<Environment>) -> io::Result<()> {
+    environment.hello_answered().await;
+    start_hook::run(environment).await;
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   init ---> boot       kernel modules, disks, mounts, the new root, the agent's port
+//!        \--> start_hook   what the image wants to have started
 //!         \-> session    yamux on that port; one task for each stream
 //!               \-> verbs     one file for each operation of the protocol
 //!                     \-> command, reaper, cgroups     what `exec` is made of
@@ -35,6 +36,7 @@ mod reaper;
 mod refusal;
 mod session;
 mod shutdown;
+mod start_hook;
 mod sys;
 mod verbs;
 

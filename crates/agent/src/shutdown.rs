@@ -43,10 +43,10 @@ pub(crate) async fn signalled() -> std::io::Result<()> {
 }
 
 /// Ends all processes of the guest and makes its file systems consistent.
-pub(crate) async fn run(environment: &Arc<Environment>, overlay_disk: OwnedFd) {
+pub(crate) async fn run(environment: &Arc<Environment>, overlay_disk: Option<OwnedFd>) {
     end_processes(environment).await;
     // Writing out can take as long as the disk does; the host decides when it has waited enough.
-    let _ = tokio::task::spawn_blocking(move || make_read_only(&overlay_disk)).await;
+    let _ = tokio::task::spawn_blocking(move || make_read_only(overlay_disk)).await;
 }
 
 async fn end_processes(environment: &Arc<Environment>) {
@@ -77,11 +77,13 @@ async fn became_childless(environment: &Arc<Environment>, deadline: Instant) -> 
     }
 }
 
-fn make_read_only(overlay_disk: &OwnedFd) {
+fn make_read_only(overlay_disk: Option<OwnedFd>) {
     rustix::fs::sync();
     // The joined root first: it holds files of the disk open for writing.
     let _ = mount_remount("/", MountFlags::RDONLY, c"");
     // The disk's own mount is hidden below the root and is reached through the open directory.
-    let hidden = format!("/proc/self/fd/{}", overlay_disk.as_raw_fd());
-    let _ = mount_remount(hidden, MountFlags::RDONLY, c"");
+    if let Some(disk) = overlay_disk {
+        let hidden = format!("/proc/self/fd/{}", disk.as_raw_fd());
+        let _ = mount_remount(hidden, MountFlags::RDONLY, c"");
+    }
 }

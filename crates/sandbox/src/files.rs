@@ -144,6 +144,26 @@ impl Sandbox {
         .await
     }
 
+    /// Gives a file or directory of the guest another name on the same file system. What has
+    /// that name already is replaced when `replace` is set; a directory only when it is empty.
+    ///
+    /// # Errors
+    ///
+    /// When it does not exist, the name is taken, or the sandbox cannot be reached.
+    pub async fn move_file(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        replace: bool,
+    ) -> Result<(), AccessError> {
+        self.done(&Request::Move {
+            from: ByteBuf::from(from),
+            to: ByteBuf::from(to),
+            replace,
+        })
+        .await
+    }
+
     /// Opens a tar archive of a file or directory of the guest.
     pub(crate) async fn read_tree(&self, path: &[u8]) -> Result<FileReader, AccessError> {
         let request = Request::ReadTree {

@@ -83,12 +83,16 @@ impl AgentSession {
     }
 
     /// Says hello and returns what the agent says of itself. Waits as long as the guest boots.
-    pub(crate) async fn hello(&self) -> Result<AgentHello, SessionError> {
+    /// All commands together may have `max_processes`; with none, an earlier limit stays.
+    pub(crate) async fn hello(
+        &self,
+        max_processes: Option<u32>,
+    ) -> Result<AgentHello, SessionError> {
         let request = Request::Hello(HostHello {
             generation: GENERATION,
             oldest_generation: OLDEST_GENERATION,
             unix_time_ns: unix_time_ms().saturating_mul(1_000_000),
-            max_processes: None,
+            max_processes,
         });
         let hello = match self.ask(&request).await? {
             Event::Hello(hello) => hello,

@@ -41,6 +41,9 @@ pub struct SupervisorPlan {
     pub idle_timeout_ms: Option<u64>,
     /// Milliseconds from the machine's start after which the sandbox ends.
     pub max_lifetime_ms: Option<u64>,
+    /// Processes and threads that all commands together may have.
+    #[serde(default)]
+    pub max_processes: Option<u32>,
     /// The machine.
     pub boot: BootPlan,
 }
@@ -118,6 +121,7 @@ impl SupervisorPlan {
             start_timeout_ms,
             idle_timeout_ms: spec.idle_timeout_ms,
             max_lifetime_ms: spec.max_lifetime_ms,
+            max_processes: spec.max_processes,
             boot: BootPlan {
                 engine: EnginePlan::Fake(script),
                 kernel: PathBuf::new(),
@@ -195,6 +199,7 @@ pub(crate) async fn resolve(
         start_timeout_ms,
         idle_timeout_ms: spec.idle_timeout_ms,
         max_lifetime_ms: spec.max_lifetime_ms,
+        max_processes: spec.max_processes,
         boot: BootPlan {
             engine,
             kernel: files.kernel,

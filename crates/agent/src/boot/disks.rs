@@ -18,17 +18,18 @@ const DISK_PATIENCE: Duration = Duration::from_secs(3);
 pub(crate) struct Disks {
     /// Holds the root image.
     pub(crate) root: PathBuf,
-    /// Holds what the guest writes.
-    pub(crate) overlay: PathBuf,
+    /// Holds what the guest writes; without it, that is the root image's own disk.
+    pub(crate) overlay: Option<PathBuf>,
 }
 
 impl Disks {
-    /// Finds the disks, waiting for those that are not there yet.
+    /// Finds the disks, waiting for those that are not there yet. With `is_shared` there is no
+    /// overlay disk.
     ///
     /// # Errors
     ///
     /// When one does not appear in time.
-    pub(crate) fn find(uevents: &Uevents) -> Result<Self, BootError> {
+    pub(crate) fn find(uevents: &Uevents, is_shared: bool) -> Result<Self, BootError> {
         let find = |serial: &'static str| {
             uevents
                 .wait_until(DISK_PATIENCE, || disk_with(serial))
@@ -39,7 +40,11 @@ impl Disks {
         };
         Ok(Self {
             root: find(ROOT_DISK_SERIAL)?,
-            overlay: find(OVERLAY_DISK_SERIAL)?,
+            overlay: if is_shared {
+                None
+            } else {
+                Some(find(OVERLAY_DISK_SERIAL)?)
+            },
         })
     }
 }

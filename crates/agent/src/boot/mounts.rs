@@ -112,8 +112,8 @@ pub(crate) fn mount_late() -> Result<(), BootError> {
         let _ = symlink(target, link);
     }
     for (path, mode) in STANDARD_DIRECTORIES {
-        if !Path::new(path).exists() {
-            make_directory(Path::new(path))?;
+        // A root that cannot be written to does without them.
+        if !Path::new(path).exists() && fs::create_dir_all(path).is_ok() {
             // The directory is there, if with narrower permissions.
             let _ = rustix::fs::chmod(path, rustix::fs::Mode::from_raw_mode(mode));
         }

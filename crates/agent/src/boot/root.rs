@@ -1,12 +1,16 @@
 //! Joins the read-only root image and the writable overlay disk, and makes the result the root.
+//! Where the root is shared, the root image itself is the root, and is written to.
 //!
 //! ```text
 //!   /smolvm/image     root image, read-only            lower
 //!   /smolvm/overlay   overlay disk: upper/, work/      upper, work
 //!   /smolvm/root      overlayfs of both       ------>  /
+//!
+//!   smolvm.root=shared:
+//!   /smolvm/root      root image, read-write  ------>  /
 //! ```
 //!
-//! All three start in the initramfs. After the switch only the joined root is visible; the
+//! All start in the initramfs. After the switch only the joined root is visible; the
 //! overlay disk stays reachable for the shutdown through an open directory.
 
 use std::fs::{self, File};
@@ -16,7 +20,7 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, mount, mount_move};
-use smolvm_protocol::MODULE_DIRECTORY;
+use smolvm_protocol::{MODULE_DIRECTORY, ROOT_PARAMETER, ROOT_SHARED};
 
 use super::BootError;
 use super::disks::Disks;
@@ -30,8 +34,10 @@ const NEW_ROOT: &str = "/smolvm/root";
 const UPPER: &str = "/smolvm/overlay/upper";
 const WORK: &str = "/smolvm/overlay/work";
 
-const OVERLAY_OPTIONS: &std::ffi::CStr =
-    c"lowerdir=/smolvm/image,upperdir=/smolvm/overlay/upper,workdir=/smolvm/overlay/work";
+/// With `redirect_dir` a directory of the image can be renamed like any other; without it, that
+/// fails with EXDEV (Linux Documentation/filesystems/overlayfs.rst, "renaming directories").
+const OVERLAY_OPTIONS: &std::ffi::CStr = c"redirect_dir=on,lowerdir=/smolvm/image,\
+upperdir=/smolvm/overlay/upper,workdir=/smolvm/overlay/work";
 
 /// Where the magic number of each file system stands: squashfs (fs/squashfs/squashfs_fs.h),
 /// erofs (fs/erofs/erofs_fs.h) and ext4 (fs/ext4/ext4.h), with the superblocks of the latter two
@@ -48,9 +54,9 @@ const MAGIC_BYTES: usize = 1024 + 58;
 /// The root once it is switched to.
 #[derive(Debug)]
 pub(crate) struct Root {
-    /// The top directory of the overlay disk.
-    pub(crate) overlay_disk: OwnedFd,
-    /// Whether nothing had been written to the overlay disk before.
+    /// The top directory of the overlay disk, where there is one.
+    pub(crate) overlay_disk: Option<OwnedFd>,
+    /// Whether the root is the guest's alone and nothing had been written to it before.
     pub(crate) is_new: bool,
 }
 
@@ -61,8 +67,20 @@ impl Root {
     ///
     /// The first step that fails.
     pub(crate) fn switch_to(disks: &Disks) -> Result<Self, BootError> {
-        mount_image(&disks.root)?;
-        let is_new = mount_overlay_disk(&disks.overlay)?;
+        let root = match &disks.overlay {
+            Some(overlay) => Self::join(&disks.root, overlay)?,
+            None => Self::share(&disks.root)?,
+        };
+        move_virtual_file_systems()?;
+        free_initramfs();
+        enter_new_root()?;
+        Ok(root)
+    }
+
+    /// Mounts the overlay disk over the root image.
+    fn join(image: &Path, overlay: &Path) -> Result<Self, BootError> {
+        mount_image(image, IMAGE, MountFlags::RDONLY)?;
+        let is_new = mount_overlay_disk(overlay)?;
         let overlay_disk = open_directory(OVERLAY)?;
         make_directory(Path::new(NEW_ROOT))?;
         mount(
@@ -77,29 +95,38 @@ impl Root {
             target: NEW_ROOT,
             source: errno.into(),
         })?;
-        move_virtual_file_systems()?;
-        free_initramfs();
-        enter_new_root()?;
         Ok(Self {
-            overlay_disk,
+            overlay_disk: Some(overlay_disk),
             is_new,
+        })
+    }
+
+    /// Mounts the root image as the root itself. It belongs to the user, so nothing is written
+    /// to it unasked.
+    fn share(image: &Path) -> Result<Self, BootError> {
+        mount_image(image, NEW_ROOT, MountFlags::empty())?;
+        Ok(Self {
+            overlay_disk: None,
+            is_new: false,
         })
     }
 }
 
-fn mount_image(disk: &Path) -> Result<(), BootError> {
+/// Returns whether the kernel's command line asks for a shared root.
+pub(crate) fn is_shared(command_line: &str) -> bool {
+    command_line
+        .split_ascii_whitespace()
+        .filter_map(|word| word.strip_prefix(ROOT_PARAMETER)?.strip_prefix('='))
+        .next_back()
+        == Some(ROOT_SHARED)
+}
+
+fn mount_image(disk: &Path, target: &'static str, flags: MountFlags) -> Result<(), BootError> {
     let kind = root_file_system(disk)?;
-    make_directory(Path::new(IMAGE))?;
-    mount(
-        disk,
-        IMAGE,
-        kind,
-        MountFlags::RDONLY | MountFlags::NOATIME,
-        None,
-    )
-    .map_err(|errno| BootError::Mount {
+    make_directory(Path::new(target))?;
+    mount(disk, target, kind, flags | MountFlags::NOATIME, None).map_err(|errno| BootError::Mount {
         what: kind,
-        target: IMAGE,
+        target,
         source: errno.into(),
     })
 }
@@ -203,6 +230,13 @@ mod tests {
         ext4[1081] = 0xef;
         assert_eq!(recognise(b"hsqs rest of a superblock"), Some("squashfs"));
         assert_eq!(recognise(&ext4), Some("ext4"));
+    }
+
+    #[test]
+    fn root_is_shared_only_when_the_last_word_about_it_says_so() {
+        assert!(is_shared("console=ttyS0 smolvm.root=shared quiet\n"));
+        assert!(!is_shared("smolvm.root=shared smolvm.root=overlay"));
+        assert!(!is_shared("smolvm.rootx=shared root=shared"));
     }
 
     #[test]

@@ -13,11 +13,11 @@ use rustix::pipe::PipeFlags;
 use rustix::process::Pid;
 use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
-use smolvm_protocol::message::{Exec, Refusal, RefusalCode, TerminalSize};
+use smolvm_protocol::message::{Exec, Limits, Refusal, RefusalCode, TerminalSize};
 
 use super::plan::CommandPlan;
 use super::users::AccountFiles;
-use crate::cgroups::Cgroup;
+use crate::cgroups::{Cgroup, CgroupError};
 use crate::reaper::Child;
 use crate::refusal;
 use crate::session::Environment;
@@ -63,14 +63,23 @@ pub(crate) fn start(
         None => pipes(exec.stdin),
     }
     .map_err(no_descriptors)?;
-    let cgroup = match &environment.cgroups {
-        Some(cgroups) => Some(
-            cgroups
-                .create()
-                .map_err(|error| refusal::about("cgroup", &error))?,
-        ),
-        None => None,
-    };
+    let running = start_on(exec, plan, stdio, environment)?;
+    Ok((running, ends))
+}
+
+/// Starts a resolved command on descriptors that are its own already. Blocks until the program is
+/// executed.
+///
+/// # Errors
+///
+/// When something named does not exist, or the kernel refuses.
+pub(crate) fn start_on(
+    exec: &Exec,
+    plan: CommandPlan,
+    stdio: [OwnedFd; 3],
+    environment: &Environment,
+) -> Result<RunningCommand, Refusal> {
+    let cgroup = confine(&exec.limits, environment)?;
     let is_privileged = rustix::process::geteuid().is_root();
     let plan = SpawnPlan {
         programs: plan.programs,
@@ -89,13 +98,40 @@ pub(crate) fn start(
         .reaper
         .start(&plan, cgroup.as_ref().map(AsFd::as_fd))
         .map_err(|error| spawn_refusal(&error, &plan))?;
-    let running = RunningCommand {
+    Ok(RunningCommand {
         child,
         started,
         cgroup,
         has_ended: false,
+    })
+}
+
+/// Makes the cgroup of a command that may use what `limits` say.
+fn confine(limits: &Limits, environment: &Environment) -> Result<Option<Cgroup>, Refusal> {
+    let Limits {
+        memory_mib,
+        cpu_percent,
+        processes,
+    } = *limits;
+    let all = [memory_mib, cpu_percent, processes];
+    if all.contains(&Some(0)) {
+        return Err(refusal::invalid(
+            "a limit of zero leaves nothing to run with",
+        ));
+    }
+    let Some(cgroups) = &environment.cgroups else {
+        return match all {
+            [None, None, None] => Ok(None),
+            _ => Err(refusal::invalid(
+                "the guest has no cgroups to limit a command with",
+            )),
+        };
     };
-    Ok((running, ends))
+    match cgroups.create(limits) {
+        Ok(cgroup) => Ok(Some(cgroup)),
+        Err(CgroupError::Make(error)) => Err(refusal::about("cgroup", &error)),
+        Err(CgroupError::Limit(error)) => Err(refusal::invalid(&error.to_string())),
+    }
 }
 
 impl RunningCommand {

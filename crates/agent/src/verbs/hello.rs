@@ -1,9 +1,10 @@
-//! Opens the session: generations are compared and the guest's clock is set.
+//! Opens the session: generations are compared, the guest's clock is set and its commands are
+//! limited.
 
 use std::sync::Arc;
 
 use rustix::time::{ClockId, Timespec};
-use smolvm_protocol::message::{AgentHello, Event, HostHello, RefusalCode};
+use smolvm_protocol::message::{AgentHello, Event, HostHello, Refusal, RefusalCode};
 use smolvm_protocol::{GENERATION, OLDEST_GENERATION};
 
 use crate::conversation::{Conversation, Failure};
@@ -31,6 +32,9 @@ pub(super) async fn run(
     if environment.is_init {
         set_clock(hello.unix_time_ns);
     }
+    if let Some(count) = hello.max_processes {
+        limit_processes(count, environment)?;
+    }
     let answer = AgentHello {
         generation: GENERATION,
         oldest_generation: OLDEST_GENERATION,
@@ -45,6 +49,19 @@ pub(super) async fn run(
     host.outgoing.send_event(&Event::Hello(answer)).await?;
     environment.note_hello();
     Ok(())
+}
+
+/// Limits the processes of all commands together. A host that asks for it must not be left to
+/// believe in a limit that is not there.
+fn limit_processes(count: u32, environment: &Environment) -> Result<(), Refusal> {
+    let Some(cgroups) = &environment.cgroups else {
+        return Err(refusal::invalid(
+            "the guest has no cgroups to limit its processes with",
+        ));
+    };
+    cgroups
+        .limit_processes(count)
+        .map_err(|error| refusal::invalid(&error.to_string()))
 }
 
 /// Sets the clock where it is wrong. A host that names an impossible time changes nothing.

@@ -9,6 +9,7 @@ mod exec;
 mod hello;
 mod list;
 mod make_directory;
+mod move_file;
 mod path;
 mod read_file;
 mod read_tree;
@@ -97,8 +98,8 @@ async fn run(
         Request::Remove { path, recursive } => remove::run(host, path, recursive).await,
         Request::ReadTree { path } => read_tree::run(host, path).await,
         Request::WriteTree { path } => write_tree::run(host, path).await,
-        Request::Move { .. }
-        | Request::StartJob(_)
+        Request::Move { from, to, replace } => move_file::run(host, from, to, replace).await,
+        Request::StartJob(_)
         | Request::AttachJob { .. }
         | Request::ListJobs
         | Request::RemoveJob { .. } => {

@@ -105,10 +105,11 @@ impl Driver {
         let console = machine.take_console().expect("nor its console");
         let (session, connection) = AgentSession::start(agent_stream);
         let greeter = session.clone();
+        let max_processes = plan.max_processes;
         let (clients, commands) = Clients::start(listener);
         Self {
             hello: Some(AbortOnDropHandle::new(tokio::spawn(async move {
-                greeter.hello().await
+                greeter.hello(max_processes).await
             }))),
             is_ready: false,
             start_deadline: Instant::now() + Duration::from_millis(plan.start_timeout_ms),
@@ -359,7 +360,7 @@ impl Driver {
         // The guest's clock stood still; a hello sets it.
         let session = self.session.clone();
         self.clock = Some(AbortOnDropHandle::new(tokio::spawn(async move {
-            if let Err(error) = session.hello().await {
+            if let Err(error) = session.hello(None).await {
                 tracing::warn!(error = %text::chain(&error), "guest's clock not set");
             }
         })));

@@ -120,8 +120,11 @@ def test_child_of_a_fork_leaves_the_sandbox_alone(python: Python) -> None:
 
 
 def test_interrupt_ends_a_wait(tmp_path: Path) -> None:
+    # Whoever runs the tests in the background may have had the signal ignored.
     script = (
+        "import signal\n"
         "from smolvm import SmolVM\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "with SmolVM() as vm:\n"
         "    print('running', flush=True)\n"
         "    vm.run('sleep 60', timeout=60)"

@@ -93,20 +93,15 @@ async fn fork_bomb_leaves_the_sandbox_answering() {
         .await;
     let mut bomb = bomb.expect("started");
     host.wait_until("the limit", |host| {
-        // Once nothing more can be started, not even this.
-        host.sh("box", "true").code != 0
+        // Shells of the bomb die of the limit too, so there is room again now and then.
+        let refused = host.sh("box", "true");
+        refused.code != 0 && refused.errors().contains("out of processes")
     });
     let (attributes, _file) = sandbox
         .read_file(b"/sys/fs/cgroup/smolvm/commands/pids.current")
         .await
         .expect("files can still be read");
     assert_eq!(attributes.mode & 0o777, 0o444);
-    let refused = host.sh("box", "true");
-    assert!(
-        refused.errors().contains("out of processes"),
-        "{}",
-        refused.errors()
-    );
     bomb.input.kill().await.expect("asked");
     host.wait_until("room for a command", |host| {
         host.sh("box", "true").code == 0

@@ -11,6 +11,7 @@ from smolvm.exceptions import (
     BrowserSessionAlreadyExistsError,
     BrowserSessionNotFoundError,
     CommandExecutionUnavailableError,
+    CommandOverError,
     FirecrackerAPIError,
     GuestFileError,
     GuestFileNotFoundError,
@@ -28,7 +29,17 @@ from smolvm.exceptions import (
 )
 from smolvm.images.builder import SSH_BOOT_ARGS, ImageBuilder
 from smolvm.inventory import SmolVMManager
-from smolvm.types import CommandResult, FileInfo, GuestOS, NetworkConfig, VMConfig, VMInfo, VMState
+from smolvm.process import AsyncProcess, Process
+from smolvm.types import (
+    CommandResult,
+    FileInfo,
+    GuestOS,
+    NetworkConfig,
+    ProcessExit,
+    VMConfig,
+    VMInfo,
+    VMState,
+)
 from smolvm.unavailable import (
     BrowserSession,
     BrowserSessionConfig,
@@ -46,6 +57,7 @@ from smolvm.unavailable import (
 from smolvm.vm import AsyncSmolVM, SmolVM
 
 __all__ = [
+    "AsyncProcess",
     "AsyncSmolVM",
     "BrowserSession",
     "BrowserSessionAlreadyExistsError",
@@ -55,6 +67,7 @@ __all__ = [
     "BrowserSessionState",
     "BrowserViewport",
     "CommandExecutionUnavailableError",
+    "CommandOverError",
     "CommandResult",
     "FileInfo",
     "FirecrackerAPIError",
@@ -71,6 +84,8 @@ __all__ = [
     "NetworkConfig",
     "NetworkError",
     "OperationTimeoutError",
+    "Process",
+    "ProcessExit",
     "SSHClient",
     "SSH_BOOT_ARGS",
     "SandboxEndedError",

@@ -2,14 +2,15 @@
 
 import builtins
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypedDict, TypeVar, final, type_check_only
 
-from smolvm.types import CommandResult
+from smolvm.types import CommandResult, ProcessExit
 
 __all__ = [
     "Operation",
+    "Process",
     "Sandbox",
     "__version__",
     "after_fork",
@@ -51,6 +52,20 @@ class Spec(TypedDict):
     env_vars: dict[str, str]
 
 @type_check_only
+class CommandArguments(TypedDict):
+    command: str | Sequence[_Path]
+    shell: str
+    timeout: float | None
+    cwd: _Path | None
+    env: dict[str, str] | None
+    user: str | None
+    stdin: bool
+    terminal: tuple[int, int] | None
+    memory: int | None
+    cpus: float | None
+    max_processes: int | None
+
+@type_check_only
 class Info(TypedDict):
     vm_id: str
     status: str
@@ -75,6 +90,29 @@ class Operation(Generic[_T]):
     def __await__(self) -> Generator[Any, None, _T]: ...
 
 @final
+class Process:
+    """A running command. It is killed when nothing holds on to it any more."""
+    @property
+    def pid(self) -> int:
+        """Its process ID in the guest."""
+    def poll(self) -> ProcessExit | None:
+        """Returns how it ended, or `None` while it runs."""
+    def wait(self, timeout: float | None) -> Operation[ProcessExit]: ...
+    def read(self, output: str, max_bytes: int) -> Operation[bytes | str]: ...
+    def read_line(self, output: str) -> Operation[bytes | str]: ...
+    def read_all(self, output: str) -> Operation[bytes | str]: ...
+    def read_any(self) -> Operation[tuple[str, bytes | str] | None]: ...
+    def discard(self, output: str) -> None: ...
+    def write(self, data: bytes) -> Operation[None]: ...
+    def close_stdin(self) -> Operation[None]: ...
+    def communicate(
+        self, data: bytes | None, timeout: float | None
+    ) -> Operation[tuple[bytes | str, bytes | str]]: ...
+    def send_signal(self, number: int) -> Operation[None]: ...
+    def kill(self) -> Operation[None]: ...
+    def resize(self, rows: int, columns: int) -> Operation[None]: ...
+
+@final
 class Sandbox:
     """What every Python handle on one sandbox shares."""
     @property
@@ -91,7 +129,8 @@ class Sandbox:
     def unforward(self, host_port: int, guest_port: int) -> Operation[None]: ...
     def close(self) -> Operation[None]: ...
     def delete(self) -> Operation[None]: ...
-    def run(self, command: str, timeout: float, shell: str) -> Operation[CommandResult]: ...
+    def run(self, command: CommandArguments) -> Operation[CommandResult]: ...
+    def exec(self, command: CommandArguments, is_text: bool) -> Operation[Process]: ...
     def set_env(
         self, variables: dict[str, str], merge: bool
     ) -> Operation[builtins.list[str]]: ...

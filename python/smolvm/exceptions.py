@@ -9,6 +9,7 @@ __all__ = [
     "BrowserSessionAlreadyExistsError",
     "BrowserSessionNotFoundError",
     "CommandExecutionUnavailableError",
+    "CommandOverError",
     "FirecrackerAPIError",
     "GuestFileError",
     "GuestFileNotFoundError",
@@ -148,6 +149,11 @@ class OperationTimeoutError(SmolVMError):
         self.stdout = ""
         self.stderr = ""
 
+    def add_hint(self, hint: str) -> None:
+        """Says more about why it took long."""
+        self.message = f"{self.message}: {hint}"
+        self.details["hint"] = hint
+
 
 class CommandExecutionUnavailableError(SmolVMError):
     """The sandbox runs but takes no commands."""
@@ -179,6 +185,10 @@ class SandboxEndedError(SmolVMError):
         self.reason = reason
         self.stdout = ""
         self.stderr = ""
+
+
+class CommandOverError(SmolVMError, BrokenPipeError):
+    """The command that was to be written to is over."""
 
 
 class GuestFileError(SmolVMError):

@@ -18,6 +18,7 @@ __all__ = [
     "FileInfo",
     "GuestOS",
     "NetworkConfig",
+    "ProcessExit",
     "VMConfig",
     "VMInfo",
     "VMState",
@@ -75,6 +76,30 @@ class CommandResult:
     def model_dump(self) -> dict[str, Any]:
         """Returns the fields as a dictionary."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class ProcessExit:
+    """How a running command ended."""
+
+    #: ``exited``, ``signalled``, ``timed_out``, ``out_of_memory``, ``killed``,
+    #: ``sandbox_stopped`` or ``guest_died``.
+    reason: str
+    #: The command's own for ``exited``, 128 + the signal for ``signalled``, 124 for
+    #: ``timed_out``, 137 for ``out_of_memory`` and ``killed``, 125 when the sandbox went away.
+    exit_code: int
+    #: The signal of ``signalled``.
+    signal: int | None = None
+    duration_ms: int = 0
+    #: Why the guest died, of ``guest_died``.
+    message: str | None = None
+    #: The last lines of a dead guest's console.
+    console_tail: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether it exited by itself, with exit code 0."""
+        return self.reason == "exited" and self.exit_code == 0
 
 
 @dataclass(frozen=True)

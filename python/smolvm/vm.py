@@ -10,12 +10,18 @@ import os as _os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from smolvm import _native
 from smolvm.exceptions import OperationTimeoutError, SmolVMError
 from smolvm.files import AsyncFiles, Files, PathLike
+from smolvm.process import AsyncProcess, Command, Process, arguments
 from smolvm.types import CommandResult, NetworkConfig, VMConfig, VMInfo, VMState
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from smolvm.process import ExecOptions, RunOptions
 
 __all__ = ["AsyncSmolVM", "SmolVM"]
 
@@ -199,15 +205,43 @@ class SmolVM(_Handle):
         self._native.info()
         return self
 
-    def run(self, command: str, timeout: float = 30, shell: str = "login") -> CommandResult:
-        """Runs a command by the guest's shell and returns how it ended.
+    def run(
+        self,
+        command: Command,
+        timeout: float = 30,
+        shell: str = "login",
+        **options: Unpack[RunOptions],
+    ) -> CommandResult:
+        """Runs a command and returns how it ended: a line for the guest's shell, or a program.
 
         A sandbox that is created or stopped is started first; ``timeout`` counts from when it
-        runs. ``shell`` is ``login``, which reads the profile, or ``raw``, which does not.
+        runs. ``shell`` is ``login``, which reads the profile, or ``raw``, which does not. The
+        options are ``cwd``, ``env``, ``user``, and limits of ``memory`` in MiB, ``cpus`` and
+        ``max_processes``.
 
         Raises :class:`OperationTimeoutError` with the output so far when it takes longer.
         """
-        return self._native.run(command, timeout, shell).wait()
+        return self._native.run(arguments(command, options, timeout, shell)).wait()
+
+    @overload
+    def exec(
+        self, command: Command, *, text: Literal[True], **options: Unpack[ExecOptions]
+    ) -> Process[str]: ...
+
+    @overload
+    def exec(
+        self, command: Command, *, text: Literal[False] = False, **options: Unpack[ExecOptions]
+    ) -> Process[bytes]: ...
+
+    def exec(
+        self, command: Command, *, text: bool = False, **options: Unpack[ExecOptions]
+    ) -> Process[Any]:
+        """Starts a command and returns while it runs: a line for the shell, or a program.
+
+        With ``text`` its outputs are strings, of UTF-8 with what is not replaced. The options are
+        those of :meth:`run`, ``timeout``, ``shell``, ``stdin`` and ``terminal``.
+        """
+        return Process(self._native.exec(arguments(command, options), text).wait())
 
     def set_env_vars(self, env_vars: Mapping[str, str], *, merge: bool = True) -> builtins.list[str]:
         """Sets variables for every login shell from now on. Returns all names present."""
@@ -232,7 +266,7 @@ class SmolVM(_Handle):
 
     def wait_for_ready(self, timeout: float = 60.0) -> SmolVM:
         """Waits until the sandbox takes commands, which is when :meth:`start` returns."""
-        if not self._native.run("true", timeout, "raw").wait().ok:
+        if not self.run("true", timeout, "raw").ok:
             raise OperationTimeoutError("wait_for_ready", timeout)
         return self
 
@@ -339,9 +373,31 @@ class AsyncSmolVM(_Handle):
         """Lets go of the sandbox; see :meth:`SmolVM.close`."""
         await self._native.close()
 
-    async def run(self, command: str, timeout: float = 30, shell: str = "login") -> CommandResult:
+    async def run(
+        self,
+        command: Command,
+        timeout: float = 30,
+        shell: str = "login",
+        **options: Unpack[RunOptions],
+    ) -> CommandResult:
         """Runs a command; see :meth:`SmolVM.run`. Cancelling kills it."""
-        return await self._native.run(command, timeout, shell)
+        return await self._native.run(arguments(command, options, timeout, shell))
+
+    @overload
+    async def exec(
+        self, command: Command, *, text: Literal[True], **options: Unpack[ExecOptions]
+    ) -> AsyncProcess[str]: ...
+
+    @overload
+    async def exec(
+        self, command: Command, *, text: Literal[False] = False, **options: Unpack[ExecOptions]
+    ) -> AsyncProcess[bytes]: ...
+
+    async def exec(
+        self, command: Command, *, text: bool = False, **options: Unpack[ExecOptions]
+    ) -> AsyncProcess[Any]:
+        """Starts a command and returns while it runs; see :meth:`SmolVM.exec`."""
+        return AsyncProcess(await self._native.exec(arguments(command, options), text))
 
     async def set_env_vars(self, env_vars: Mapping[str, str], *, merge: bool = True) -> builtins.list[str]:
         """Sets variables for every login shell from now on. Returns all names present."""

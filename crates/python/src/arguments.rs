@@ -3,11 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::types::PyBool;
-use serde_bytes::ByteBuf;
-use smolvm_sandbox::message::{Command, Exec, Limits};
 use smolvm_sandbox::{CustomBoot, DiskMib, Lifetime, MemoryMib, SandboxId, SandboxSpec, VcpuCount};
 
 use crate::failure::Failure;
@@ -99,7 +95,7 @@ fn engine(name: Option<&str>) -> Result<smolvm_sandbox::EngineChoice, Failure> {
 }
 
 /// Returns a duration in seconds as milliseconds; those of centuries are as good as none.
-fn milliseconds(field: &str, seconds: Option<f64>) -> Result<Option<u64>, Failure> {
+pub(crate) fn milliseconds(field: &str, seconds: Option<f64>) -> Result<Option<u64>, Failure> {
     seconds
         .map(
             |seconds| match std::time::Duration::try_from_secs_f64(seconds) {
@@ -115,72 +111,6 @@ fn milliseconds(field: &str, seconds: Option<f64>) -> Result<Option<u64>, Failur
             },
         )
         .transpose()
-}
-
-/// A command's timeout.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Timeout {
-    pub(crate) seconds: f64,
-    milliseconds: u64,
-}
-
-impl Timeout {
-    /// Takes Python's `int` or `float` of seconds.
-    pub(crate) fn new(value: &Bound<'_, PyAny>) -> PyResult<Self> {
-        if value.is_instance_of::<PyBool>() {
-            return Err(PyTypeError::new_err(
-                "timeout must be a number of seconds, not a bool",
-            ));
-        }
-        let seconds = match value.extract::<f64>() {
-            // An integer too large for a float.
-            Err(error) if error.is_instance_of::<pyo3::exceptions::PyOverflowError>(value.py()) => {
-                if value.lt(0)? {
-                    -1.0
-                } else {
-                    f64::MAX
-                }
-            }
-            seconds => seconds.map_err(|_| {
-                PyTypeError::new_err("timeout must be a number of seconds: an int or a float")
-            })?,
-        };
-        match milliseconds("timeout", Some(seconds)) {
-            Ok(milliseconds) => Ok(Self {
-                seconds,
-                milliseconds: milliseconds.unwrap_or(u64::MAX),
-            }),
-            Err(failure) => Err(failure.into_py_err(value.py())),
-        }
-    }
-}
-
-/// Returns the request to run `command` by the guest's shell.
-pub(crate) fn shell_command(command: &str, timeout: Timeout, shell: &str) -> Result<Exec, Failure> {
-    if command.trim().is_empty() {
-        return Err(Failure::argument("command", "it is empty"));
-    }
-    if command.contains('\0') {
-        return Err(Failure::argument("command", "it contains a NUL character"));
-    }
-    let login = match shell {
-        "login" => true,
-        "raw" => false,
-        _ => return Err(Failure::argument("shell", "use 'login' or 'raw'")),
-    };
-    Ok(Exec {
-        command: Command::Shell {
-            script: ByteBuf::from(command),
-            login,
-        },
-        environment: Vec::new(),
-        working_directory: None,
-        user: None,
-        stdin: false,
-        terminal: None,
-        timeout_ms: Some(timeout.milliseconds),
-        limits: Limits::default(),
-    })
 }
 
 /// Checks the name of a sandbox.

@@ -82,6 +82,28 @@ pub(crate) enum Failure {
         /// What it had written to its error output until then.
         stderr: Vec<u8>,
     },
+    /// A command has not ended in the time that a caller waits.
+    #[error("the command still runs after {seconds} s")]
+    StillRunning {
+        /// How long the caller waited.
+        seconds: f64,
+        /// Whether the command waits for its output to be read.
+        is_full: bool,
+    },
+    /// The guest has not taken a signal in time.
+    #[error("{operation}: the guest did not take it within {seconds} s")]
+    NotInTime {
+        /// What was to be done.
+        operation: &'static str,
+        /// How long it had.
+        seconds: f64,
+    },
+    /// There is nothing left to write to.
+    #[error("the command is over")]
+    CommandOver,
+    /// The process was started before a fork, by the parent.
+    #[error("this command belongs to the process that started it, not to its fork")]
+    NotInFork,
     /// A command wrote more than one result can hold.
     #[error("the command wrote more than {max_bytes} bytes; send its output to a file")]
     TooMuchOutput {
@@ -110,7 +132,10 @@ impl Failure {
             Self::Copy(error) => error.kind(),
             Self::Env(error) => error.kind(),
             Self::Host { source, .. } => host_kind(source),
-            Self::TimedOut { .. } => ErrorKind::Timeout,
+            Self::TimedOut { .. } | Self::StillRunning { .. } | Self::NotInTime { .. } => {
+                ErrorKind::Timeout
+            }
+            Self::CommandOver | Self::NotInFork => ErrorKind::Conflict,
             Self::SandboxEnded { .. } | Self::TooMuchOutput { .. } => ErrorKind::GuestFailed,
         }
     }
@@ -168,6 +193,21 @@ impl Failure {
                 set_outputs(&error, stdout, stderr)?;
                 Ok(error)
             }
+            Self::StillRunning { seconds, is_full } => {
+                let class = class(py, &TIMEOUT, "OperationTimeoutError")?;
+                let error = class.call1(("wait", whole_if_it_is(py, *seconds)?))?;
+                if *is_full {
+                    let hint = "the command waits for its output to be read";
+                    error.call_method1("add_hint", (hint,))?;
+                }
+                Ok(error)
+            }
+            Self::NotInTime { operation, seconds } => {
+                let class = class(py, &TIMEOUT, "OperationTimeoutError")?;
+                class.call1((*operation, whole_if_it_is(py, *seconds)?))
+            }
+            Self::CommandOver => class(py, &COMMAND_OVER, "CommandOverError")?
+                .call1((chain(self), self.details(py)?)),
             Self::SandboxEnded {
                 reason,
                 stdout,
@@ -232,6 +272,7 @@ static VALIDATION: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 static HOST: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 static IMAGE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 static TIMEOUT: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+static COMMAND_OVER: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 static SANDBOX_ENDED: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 static VM_NOT_FOUND: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 static VM_EXISTS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
@@ -320,7 +361,7 @@ fn whole_if_it_is(py: Python<'_>, seconds: f64) -> PyResult<Bound<'_, PyAny>> {
 }
 
 /// Returns an error and its causes on one line.
-fn chain(error: &dyn Error) -> String {
+pub(crate) fn chain(error: &dyn Error) -> String {
     let mut line = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

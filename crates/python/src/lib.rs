@@ -14,11 +14,13 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
+mod command;
 mod failure;
 mod files;
 mod installation;
 mod operation;
 mod ownership;
+mod process;
 mod run;
 mod runtime;
 mod sandbox;
@@ -36,6 +38,8 @@ mod _native {
     use crate::operation::Operation;
     #[pymodule_export]
     use crate::ownership::{after_fork, at_exit};
+    #[pymodule_export]
+    use crate::process::Process;
     #[pymodule_export]
     use crate::sandbox::{Sandbox, create, list, open, reap};
 

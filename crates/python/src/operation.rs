@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use pyo3::exceptions::PyRuntimeError;
@@ -23,6 +24,8 @@ type Work = Pin<Box<dyn Future<Output = Result<Conversion, Failure>> + Send>>;
 #[pyclass(frozen, module = "smolvm._native")]
 pub(crate) struct Operation {
     work: Mutex<Option<Work>>,
+    /// Whether it may be done at once.
+    is_eager: bool,
 }
 
 impl Operation {
@@ -42,7 +45,15 @@ impl Operation {
         };
         Self {
             work: Mutex::new(Some(Box::pin(work))),
+            is_eager: false,
         }
+    }
+
+    /// Has whoever awaits it look first whether it is done at once. Not for work whose first step
+    /// takes time: it is done in the event loop's thread.
+    pub(crate) fn eager(mut self) -> Self {
+        self.is_eager = true;
+        self
     }
 
     /// Returns an operation without a result.
@@ -88,12 +99,24 @@ impl Operation {
     fn __await__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let event_loop = py.import("asyncio")?.call_method0("get_running_loop")?;
         let future = event_loop.call_method0("create_future")?;
-        let work = self.take()?;
+        let mut work = self.take()?;
+        let runtime = runtime(py)?;
+        if self.is_eager {
+            let _entered = runtime.enter();
+            let mut context = Context::from_waker(Waker::noop());
+            if let Poll::Ready(outcome) = work.as_mut().poll(&mut context) {
+                match outcome {
+                    Ok(convert) => future.call_method1("set_result", (convert(py)?,))?,
+                    Err(failure) => return Err(failure.into_py_err(py)),
+                };
+                return future.call_method0("__await__");
+            }
+        }
         let completion = Completion {
             event_loop: event_loop.unbind(),
             future: future.clone().unbind(),
         };
-        let task = runtime(py)?.spawn(async move {
+        let task = runtime.spawn(async move {
             let outcome = work.await;
             // Taking the GIL can take long; other tasks must go on meanwhile.
             tokio::task::spawn_blocking(move || completion.deliver(outcome));

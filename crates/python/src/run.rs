@@ -9,12 +9,12 @@ use pyo3::types::PyType;
 use smolvm_sandbox::message::{Exec, ExitReason};
 use smolvm_sandbox::{EndReason, ExecError, Output};
 
-use crate::arguments::Timeout;
+use crate::command::Timeout;
 use crate::failure::{Failure, text};
 use crate::sandbox::Core;
 
 /// Most bytes of both outputs together: far more than a caller reads, far less than a host has.
-const MAX_OUTPUT_BYTES: usize = 512 * 1024 * 1024;
+pub(crate) const MAX_OUTPUT_BYTES: usize = 512 * 1024 * 1024;
 
 /// How a command ended, and all that it wrote.
 pub(crate) struct Finished {

@@ -17,11 +17,12 @@ use smolvm_sandbox::{
 };
 use tokio::sync::Mutex as AsyncMutex;
 
-use crate::arguments::{SpecArguments, Timeout, shell_command};
+use crate::arguments::SpecArguments;
+use crate::command::{CommandArguments, Timeout};
 use crate::failure::Failure;
 use crate::installation::installation;
 use crate::operation::Operation;
-use crate::{files, ownership, run};
+use crate::{files, ownership, process, run};
 
 /// One sandbox. Shared by all handles on it that belong to this process.
 pub(crate) struct Core {
@@ -309,19 +310,23 @@ impl Sandbox {
         })
     }
 
-    fn run(
-        &self,
-        py: Python<'_>,
-        command: &str,
-        timeout: &Bound<'_, PyAny>,
-        shell: &str,
-    ) -> PyResult<Operation> {
-        let timeout = Timeout::new(timeout)?;
-        let exec = shell_command(command, timeout, shell).map_err(|error| error.into_py_err(py))?;
-        let work = run::run(self.core.clone(), exec, timeout);
+    fn run(&self, py: Python<'_>, command: CommandArguments<'_>) -> PyResult<Operation> {
+        let timeout = command.timeout()?.ok_or_else(Timeout::missing)?;
+        let work = run::run(self.core.clone(), command.exec(py)?, timeout);
         Ok(Operation::new(work, |py, finished| {
             run::result(py, &finished)
         }))
+    }
+
+    /// Starts a command.
+    fn exec(
+        &self,
+        py: Python<'_>,
+        command: CommandArguments<'_>,
+        is_text: bool,
+    ) -> PyResult<Operation> {
+        let work = process::start(self.core.clone(), command.exec(py)?, is_text);
+        Ok(Operation::new(work, |py, started| started.into_py_any(py)))
     }
 
     fn set_env(&self, variables: BTreeMap<String, String>, merge: bool) -> Operation {

@@ -6,7 +6,6 @@ import os
 from typing import TypeAlias
 
 from smolvm import _native
-from smolvm.exceptions import GuestFileNotFoundError
 from smolvm.types import FileInfo
 
 __all__ = ["AsyncFiles", "Files", "PathLike"]
@@ -49,12 +48,8 @@ class Files:
         return FileInfo(**self._native.stat(path, follow_symlinks).wait())
 
     def exists(self, path: PathLike) -> bool:
-        """Returns whether there is such a file or directory."""
-        try:
-            self._native.stat(path, True).wait()
-        except GuestFileNotFoundError:
-            return False
-        return True
+        """Returns whether there is such a file or directory; follows symbolic links."""
+        return self._native.exists(path).wait()
 
     def mkdir(self, path: PathLike, *, mode: int = 0o755, parents: bool = False) -> None:
         """Makes a directory; with ``parents`` also those above it."""
@@ -63,6 +58,16 @@ class Files:
     def remove(self, path: PathLike, *, recursive: bool = False) -> None:
         """Removes a file or directory; with ``recursive`` one that is not empty."""
         self._native.remove_file(path, recursive).wait()
+
+    def move(
+        self, source: PathLike, destination: PathLike, *, overwrite: bool = False
+    ) -> None:
+        """Gives a file or directory another path on the same file system.
+
+        What is there already is an error, unless it is to be replaced: a file, or a directory
+        that is empty.
+        """
+        self._native.move_file(source, destination, overwrite).wait()
 
     def upload(self, local_path: PathLike, remote_path: PathLike) -> int:
         """Copies a file or directory into the guest, as ``cp -r`` does. Returns the bytes."""
@@ -104,12 +109,8 @@ class AsyncFiles:
         return FileInfo(**(await self._native.stat(path, follow_symlinks)))
 
     async def exists(self, path: PathLike) -> bool:
-        """Returns whether there is such a file or directory."""
-        try:
-            await self._native.stat(path, True)
-        except GuestFileNotFoundError:
-            return False
-        return True
+        """Returns whether there is such a file or directory; follows symbolic links."""
+        return await self._native.exists(path)
 
     async def mkdir(self, path: PathLike, *, mode: int = 0o755, parents: bool = False) -> None:
         """Makes a directory; with ``parents`` also those above it."""
@@ -118,6 +119,16 @@ class AsyncFiles:
     async def remove(self, path: PathLike, *, recursive: bool = False) -> None:
         """Removes a file or directory; with ``recursive`` one that is not empty."""
         await self._native.remove_file(path, recursive)
+
+    async def move(
+        self, source: PathLike, destination: PathLike, *, overwrite: bool = False
+    ) -> None:
+        """Gives a file or directory another path on the same file system.
+
+        What is there already is an error, unless it is to be replaced: a file, or a directory
+        that is empty.
+        """
+        await self._native.move_file(source, destination, overwrite)
 
     async def upload(self, local_path: PathLike, remote_path: PathLike) -> int:
         """Copies a file or directory into the guest, as ``cp -r`` does. Returns the bytes."""

@@ -8,7 +8,8 @@ use bytes::{Bytes, BytesMut};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use serde_bytes::ByteBuf;
-use smolvm_sandbox::message::{Attributes, FileKind, WriteFile};
+use smolvm_sandbox::AccessError;
+use smolvm_sandbox::message::{Attributes, FileKind, Refusal, RefusalCode, WriteFile};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::failure::{Failure, host};
@@ -47,6 +48,19 @@ pub(crate) async fn read(
         }
     }
     Ok(content)
+}
+
+/// Returns whether there is such a file, as stat(2) follows links and finds it.
+pub(crate) async fn exists(core: Arc<Core>, path: PathBuf) -> Result<bool, Failure> {
+    core.ensure_started().await?;
+    match core.access().stat(path.as_os_str().as_bytes(), true).await {
+        Ok(_) => Ok(true),
+        Err(AccessError::Refused(Refusal {
+            code: RefusalCode::NotFound | RefusalCode::NotADirectory,
+            ..
+        })) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Writes a file of the guest.

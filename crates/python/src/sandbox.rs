@@ -413,6 +413,11 @@ impl Sandbox {
         })
     }
 
+    fn exists(&self, path: PathBuf) -> Operation {
+        let work = files::exists(self.core.clone(), path);
+        Operation::new(work, |py, does| does.into_py_any(py))
+    }
+
     fn list_directory(&self, path: PathBuf) -> Operation {
         let core = self.core.clone();
         let work = async move {
@@ -444,6 +449,17 @@ impl Sandbox {
             core.ensure_started().await?;
             let path = path.as_os_str().as_bytes();
             Ok::<_, Failure>(core.library.remove_file(path, recursive).await?)
+        })
+    }
+
+    fn move_file(&self, source: PathBuf, destination: PathBuf, replace: bool) -> Operation {
+        let core = self.core.clone();
+        Operation::silent(async move {
+            core.ensure_started().await?;
+            let source = source.as_os_str().as_bytes();
+            let destination = destination.as_os_str().as_bytes();
+            let moved = core.library.move_file(source, destination, replace);
+            Ok::<_, Failure>(moved.await?)
         })
     }
 }

@@ -1,0 +1,166 @@
+"""``vm.files``: whole directories, moves, and what a guest refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+from smolvm import AsyncSmolVM, GuestFileError, GuestFileNotFoundError, SmolVM
+
+
+def tree(root: Path) -> dict[str, object]:
+    """What is below a directory: contents, modes and targets of links."""
+    found: dict[str, object] = {}
+    for path in sorted(root.rglob("*")):
+        name = str(path.relative_to(root))
+        if path.is_symlink():
+            found[name] = os.readlink(path)
+        elif path.is_dir():
+            found[name] = "directory"
+        else:
+            found[name] = (path.read_bytes(), path.stat().st_mode & 0o777)
+    return found
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    root = tmp_path / "source"
+    (root / "deep" / "er").mkdir(parents=True)
+    (root / "empty").mkdir()
+    (root / "deep" / "er" / "grüße.txt").write_text("hallo")
+    (root / "tool").write_text("#!/bin/sh\necho tool\n")
+    (root / "tool").chmod(0o755)
+    (root / "link").symlink_to("deep/er")
+    (root / "dangling").symlink_to("nowhere")
+    (root / "big").write_bytes(os.urandom(3_000_000))
+    return root
+
+
+def test_directory_comes_back_as_it_went(vm: SmolVM, source: Path, tmp_path: Path) -> None:
+    vm.files.upload(source, "/tmp/tree")
+    assert vm.run("/tmp/tree/tool && cat /tmp/tree/link/*").stdout == "tool\nhallo"
+    vm.files.download("/tmp/tree", tmp_path / "back")
+    assert tree(tmp_path / "back") == tree(source)
+    vm.files.remove("/tmp/tree", recursive=True)
+
+
+def test_directory_into_an_existing_one_keeps_its_name(
+    vm: SmolVM, source: Path, tmp_path: Path
+) -> None:
+    vm.files.mkdir("/tmp/into")
+    vm.files.upload(source, "/tmp/into")
+    assert vm.files.exists("/tmp/into/source/tool")
+    (tmp_path / "back").mkdir()
+    vm.files.download("/tmp/into/source", tmp_path / "back")
+    assert tree(tmp_path / "back" / "source") == tree(source)
+    vm.files.remove("/tmp/into", recursive=True)
+
+
+def test_move_renames_and_replaces_only_when_told(vm: SmolVM) -> None:
+    vm.files.write("/tmp/moves/a", "a")
+    vm.files.write("/tmp/moves/b", "b")
+    with pytest.raises(GuestFileError, match="/tmp/moves/b|exists"):
+        vm.files.move("/tmp/moves/a", "/tmp/moves/b")
+    assert vm.files.read_text("/tmp/moves/b") == "b"
+    vm.files.move("/tmp/moves/a", "/tmp/moves/b", overwrite=True)
+    assert vm.files.read_text("/tmp/moves/b") == "a"
+    assert not vm.files.exists("/tmp/moves/a")
+    vm.files.move("/tmp/moves", "/tmp/moved")
+    assert vm.files.exists("/tmp/moved/b")
+    with pytest.raises(GuestFileNotFoundError):
+        vm.files.move("/tmp/moves", "/tmp/elsewhere")
+
+
+def test_exists_says_no_where_there_can_be_nothing(vm: SmolVM) -> None:
+    vm.run("ln -sfn /nowhere /tmp/dangling")
+    assert not vm.files.exists("/tmp/dangling")
+    assert vm.files.stat("/tmp/dangling", follow_symlinks=False).target == "/nowhere"
+    assert not vm.files.exists("/etc/passwd/below")
+    assert vm.files.exists("/")
+
+
+def test_what_is_not_empty_stays(vm: SmolVM) -> None:
+    vm.files.write("/tmp/full/file", b"")
+    with pytest.raises(GuestFileError):
+        vm.files.remove("/tmp/full")
+    vm.files.remove("/tmp/full", recursive=True)
+    with pytest.raises(GuestFileNotFoundError):
+        vm.files.remove("/tmp/full")
+
+
+def test_directory_is_made_once(vm: SmolVM) -> None:
+    vm.files.mkdir("/tmp/once", mode=0o700)
+    assert vm.files.stat("/tmp/once").mode & 0o777 == 0o700
+    with pytest.raises(GuestFileError):
+        vm.files.mkdir("/tmp/once")
+    with pytest.raises(GuestFileNotFoundError):
+        vm.files.mkdir("/tmp/a/b/c")
+
+
+def test_full_disk_is_an_error_and_not_half_a_file(vm: SmolVM, tmp_path: Path) -> None:
+    (tmp_path / "big").write_bytes(bytes(8_000_000))
+    vm.run("mkdir -p /mnt/small && mount -t tmpfs -o size=2m none /mnt/small")
+    try:
+        with pytest.raises(GuestFileError, match="space|NoSpace"):
+            vm.upload_file(tmp_path / "big", "/mnt/small/big")
+        with pytest.raises(GuestFileError, match="space|NoSpace"):
+            vm.files.write("/mnt/small/text", bytes(4_000_000))
+        assert [entry.name for entry in vm.files.list("/mnt/small")] == []
+    finally:
+        vm.run("umount /mnt/small")
+
+
+@pytest.mark.parametrize("path", ["relative", "", "/tmp/a\0b"])
+def test_path_that_is_not_one_is_refused(vm: SmolVM, path: str) -> None:
+    with pytest.raises((GuestFileError, ValueError)):
+        vm.files.read(path)
+    assert vm.run("true").ok
+
+
+def test_reading_stops_where_it_is_told(vm: SmolVM) -> None:
+    vm.files.write("/tmp/long", bytes(1000))
+    assert len(vm.files.read("/tmp/long", max_bytes=1000)) == 1000
+    with pytest.raises(ValueError, match="999 bytes"):
+        vm.files.read("/tmp/long", max_bytes=999)
+
+
+def test_awaited_files_do_the_same(vm: SmolVM, source: Path, tmp_path: Path) -> None:
+    async def main() -> list[str | None]:
+        files = AsyncSmolVM.from_id(vm.vm_id).files
+        await files.upload(source, "/tmp/awaited")
+        await files.move("/tmp/awaited/tool", "/tmp/awaited/other")
+        names = [entry.name for entry in await files.list("/tmp/awaited")]
+        await files.download("/tmp/awaited", tmp_path / "back")
+        await files.remove("/tmp/awaited", recursive=True)
+        assert not await files.exists("/tmp/awaited")
+        return names
+
+    expected = ["big", "dangling", "deep", "empty", "link", "other"]
+    assert asyncio.run(main()) == expected
+    assert sorted(os.listdir(tmp_path / "back")) == expected
+
+
+def test_large_download_takes_little_memory(
+    vm: SmolVM, python: Callable[[str], CompletedProcess[str]], tmp_path: Path
+) -> None:
+    vm.run("truncate -s 200M /tmp/large")
+    target = tmp_path / "large"
+    script = f"""
+import resource
+from smolvm import SmolVM
+vm = SmolVM.from_id({vm.vm_id!r})
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+vm.download_file("/tmp/large", {str(target)!r})
+vm.upload_file({str(target)!r}, "/root/large")
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    result = python(script)
+    assert result.returncode == 0, result.stderr
+    assert target.stat().st_size == 200 * 1024 * 1024
+    assert int(result.stdout) < 32 * 1024  # KiB: getrusage(2)
+    vm.run("rm /tmp/large /root/large")

@@ -7,8 +7,8 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use smolvm_protocol::FrameKind;
 use smolvm_protocol::message::{Control, TerminalSize};
+use smolvm_protocol::{Frame, FrameKind};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -23,7 +23,7 @@ const MAX_WAITING_BYTES: usize = 1024 * 1024;
 
 /// How often a stream that is not read, because its command does not read, is asked whether the
 /// host has reset it: yamux wakes readers only.
-const RESET_CHECK_INTERVAL: Duration = Duration::from_millis(500);
+pub(crate) const RESET_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The character that ends the input of a terminal in line mode (termios(3), VEOF).
 const END_OF_TRANSMISSION: &[u8] = &[0x04];
@@ -38,10 +38,31 @@ pub(crate) enum HostEvent {
     Over(Failure),
 }
 
+/// Where input and control messages come from.
+pub(crate) trait FrameSource: Send {
+    /// Returns the next frame, or `None` when the host has ended its side.
+    ///
+    /// Nothing is lost when the future is dropped before it is ready.
+    fn next(&mut self) -> impl Future<Output = Option<Result<Frame, Failure>>> + Send;
+
+    /// Returns whether the host is gone, even if input is still unread.
+    fn is_reset(&self) -> bool;
+}
+
+impl FrameSource for Incoming {
+    async fn next(&mut self) -> Option<Result<Frame, Failure>> {
+        Self::next(self).await
+    }
+
+    fn is_reset(&self) -> bool {
+        Self::is_reset(self)
+    }
+}
+
 /// The host's side of a command's input.
 #[derive(Debug)]
-pub(crate) struct Input<'a> {
-    incoming: &'a mut Incoming,
+pub(crate) struct Input<'a, S> {
+    frames: &'a mut S,
     /// Where input goes; absent once the command or the host has closed it.
     sink: Option<AsyncFd<OwnedFd>>,
     is_terminal: bool,
@@ -51,10 +72,10 @@ pub(crate) struct Input<'a> {
     has_ended: bool,
 }
 
-impl<'a> Input<'a> {
+impl<'a, S: FrameSource> Input<'a, S> {
     /// `sink` is the agent's end of the command's standard input or terminal and does not block.
     pub(crate) fn new(
-        incoming: &'a mut Incoming,
+        frames: &'a mut S,
         sink: Option<OwnedFd>,
         is_terminal: bool,
     ) -> io::Result<Self> {
@@ -63,7 +84,7 @@ impl<'a> Input<'a> {
             .map(|sink| watch(sink, Interest::WRITABLE))
             .transpose()?;
         Ok(Self {
-            incoming,
+            frames,
             sink,
             is_terminal,
             is_expected,
@@ -83,7 +104,7 @@ impl<'a> Input<'a> {
             let waiting_bytes: usize = self.waiting.iter().map(Bytes::len).sum();
             let has_room = waiting_bytes < MAX_WAITING_BYTES;
             tokio::select! {
-                frame = self.incoming.next(), if has_room => {
+                frame = self.frames.next(), if has_room => {
                     let frame = frame.unwrap_or(Err(Failure::HostGone));
                     match frame.and_then(|frame| self.take(frame.kind, frame)) {
                         Ok(Some(event)) => return event,
@@ -96,7 +117,7 @@ impl<'a> Input<'a> {
                     self.waiting.clear();
                 },
                 () = tokio::time::sleep(RESET_CHECK_INTERVAL), if !has_room => {
-                    if self.incoming.is_reset() {
+                    if self.frames.is_reset() {
                         return HostEvent::Over(Failure::HostGone);
                     }
                 }
@@ -107,7 +128,7 @@ impl<'a> Input<'a> {
     fn take(
         &mut self,
         kind: FrameKind,
-        frame: smolvm_protocol::Frame,
+        frame: Frame,
     ) -> Result<Option<HostEvent>, Failure> {
         match kind {
             FrameKind::Message => {
@@ -140,7 +161,7 @@ impl<'a> Input<'a> {
     }
 }
 
-fn event_of(control: Control) -> Result<HostEvent, Failure> {
+pub(crate) fn event_of(control: Control) -> Result<HostEvent, Failure> {
     match control {
         Control::Signal { number } if (1..=MAX_SIGNAL).contains(&number) => {
             Ok(HostEvent::Signal(number))

@@ -9,11 +9,13 @@
 //! * [`plan`]: from what was asked to what the kernel is told; `users` reads the guest's account
 //!   files, `environment` makes the variables.
 //! * [`start`]: descriptors, cgroup and process, with a guard that kills what is left behind.
-//! * [`input`] and [`output`]: the two directions while it runs.
+//! * [`supervise`]: sees it through to its end; [`input`] and [`output`] are the two directions
+//!   meanwhile.
 
 pub(crate) mod environment;
 pub(crate) mod input;
 pub(crate) mod output;
 pub(crate) mod plan;
 pub(crate) mod start;
+pub(crate) mod supervise;
 pub(crate) mod users;

@@ -1,7 +1,7 @@
-//! A command's output on its way to the host.
+//! A command's output on its way to the host, or to where a job's output is kept.
 //!
-//! A source is read only when the host has taken the frame before, so a host that does not read
-//! stops the command at a full pipe and nothing grows here.
+//! A source is read only when the frame before is taken, so a host that does not read stops the
+//! command at a full pipe and nothing grows here.
 //!
 //! When the command's main process ends, daemons may still hold its pipes. What the pipes hold at
 //! that moment is sent; what comes later is read and thrown away, so that no daemon blocks or
@@ -24,6 +24,18 @@ use crate::sys::watch::watch;
 /// How long the last output of a terminal may take from the kernel's queue to its controlling
 /// side, once its session is over and the kernel hangs it up.
 const HANG_UP_DEADLINE: Duration = Duration::from_secs(1);
+
+/// What takes a command's output.
+pub(crate) trait FrameSink: Sync {
+    /// Takes one frame; ready when there is room for the next.
+    fn take(&self, frame: Frame) -> impl Future<Output = Result<(), Failure>> + Send;
+}
+
+impl FrameSink for Mutex<&mut Outgoing> {
+    async fn take(&self, frame: Frame) -> Result<(), Failure> {
+        self.lock().await.send(frame).await
+    }
+}
 
 /// One source of output: a pipe, or the controlling side of a terminal.
 #[derive(Debug)]
@@ -49,7 +61,7 @@ impl OutputSource {
     /// true. Returns the source if it is still open then.
     pub(crate) async fn pump(
         mut self,
-        outgoing: &Mutex<&mut Outgoing>,
+        sink: &impl FrameSink,
         mut ended: watch::Receiver<bool>,
     ) -> Result<Option<Self>, Failure> {
         loop {
@@ -61,12 +73,12 @@ impl OutputSource {
             if count == 0 {
                 return Ok(None);
             }
-            self.send(count, outgoing).await?;
+            self.send(count, sink).await?;
         }
         if self.is_terminal {
-            self.pump_hung_up(outgoing).await
+            self.pump_hung_up(sink).await
         } else {
-            self.pump_rest(outgoing).await
+            self.pump_rest(sink).await
         }
     }
 
@@ -76,7 +88,7 @@ impl OutputSource {
     }
 
     /// Sends what the pipe holds now, however much is written meanwhile.
-    async fn pump_rest(mut self, outgoing: &Mutex<&mut Outgoing>) -> Result<Option<Self>, Failure> {
+    async fn pump_rest(mut self, sink: &impl FrameSink) -> Result<Option<Self>, Failure> {
         let held = rustix::io::ioctl_fionread(self.descriptor.get_ref()).unwrap_or(0);
         let mut rest = usize::try_from(held).unwrap_or(usize::MAX);
         while rest > 0 {
@@ -85,7 +97,7 @@ impl OutputSource {
                 return Ok(None);
             }
             rest -= count;
-            self.send(count, outgoing).await?;
+            self.send(count, sink).await?;
         }
         Ok(Some(self))
     }
@@ -94,14 +106,14 @@ impl OutputSource {
     /// (credentials(7), tty_ioctl(4)), which ends it for its controlling side.
     async fn pump_hung_up(
         mut self,
-        outgoing: &Mutex<&mut Outgoing>,
+        sink: &impl FrameSink,
     ) -> Result<Option<Self>, Failure> {
         let deadline = tokio::time::Instant::now() + HANG_UP_DEADLINE;
         loop {
             let read = tokio::time::timeout_at(deadline, self.read(MAX_DATA_BYTES));
             match read.await {
                 Ok(0) => return Ok(None),
-                Ok(count) => self.send(count, outgoing).await?,
+                Ok(count) => self.send(count, sink).await?,
                 Err(_) => return Ok(Some(self)),
             }
         }
@@ -127,9 +139,9 @@ impl OutputSource {
         }
     }
 
-    async fn send(&self, count: usize, outgoing: &Mutex<&mut Outgoing>) -> Result<(), Failure> {
+    async fn send(&self, count: usize, sink: &impl FrameSink) -> Result<(), Failure> {
         let payload = Bytes::copy_from_slice(&self.buffer[..count]);
         let frame = Frame::data(self.kind, payload);
-        outgoing.lock().await.send(frame).await
+        sink.take(frame).await
     }
 }

@@ -135,6 +135,11 @@ fn confine(limits: &Limits, environment: &Environment) -> Result<Option<Cgroup>,
 }
 
 impl RunningCommand {
+    /// Returns the process ID of its main process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
     /// Kills the command and everything it started, daemons included.
     ///
     /// Without cgroups, what has left the command's session escapes.

@@ -10,6 +10,7 @@
 //!
 //! * [`serve`] runs a session over any byte stream, so all but the boot is tested on an ordinary
 //!   host, without being PID 1.
+//! * `jobs` are commands that outlive the session, with their output.
 //! * `conversation` is the agent's end of one stream: frames in, frames out.
 //! * `refusal` turns the kernel's errors into the protocol's.
 //! * `sys` holds all `unsafe`.
@@ -30,6 +31,7 @@ mod boot;
 mod cgroups;
 mod command;
 mod conversation;
+mod jobs;
 mod port;
 mod power_button;
 mod reaper;

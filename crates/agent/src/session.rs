@@ -19,6 +19,7 @@ use yamux::{Config, Connection, ConnectionError, Mode};
 
 use crate::cgroups::Cgroups;
 use crate::conversation::Conversation;
+use crate::jobs::Jobs;
 use crate::reaper::{ReapScope, Reaper};
 use crate::verbs;
 
@@ -28,6 +29,7 @@ pub struct Environment {
     pub(crate) reaper: Arc<Reaper>,
     /// Absent where commands are confined by process group and session only.
     pub(crate) cgroups: Option<Arc<Cgroups>>,
+    pub(crate) jobs: Jobs,
     pub(crate) boot: BootTimes,
     /// Whether this process is PID 1: it then owns the clock and the power switch.
     pub(crate) is_init: bool,
@@ -43,6 +45,7 @@ impl Environment {
         Arc::new(Self {
             reaper: Reaper::new(ReapScope::OwnChildren),
             cgroups: None,
+            jobs: Jobs::default(),
             boot: BootTimes::default(),
             is_init: false,
             hello_answered: watch::Sender::new(false),
@@ -55,6 +58,7 @@ impl Environment {
         Arc::new(Self {
             reaper: Reaper::new(ReapScope::Everyone),
             cgroups: Cgroups::set_up(cgroup_mount).ok(),
+            jobs: Jobs::default(),
             boot,
             is_init: true,
             hello_answered: watch::Sender::new(false),

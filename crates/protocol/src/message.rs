@@ -211,7 +211,7 @@ pub struct StartJob {
     pub buffer_bytes: u32,
 }
 
-/// Most output that an agent keeps of one job, in bytes. It lies in the guest's memory.
+/// Most output that an agent keeps of all jobs together, in bytes. It lies in the guest's memory.
 pub const MAX_JOB_BUFFER_BYTES: u32 = 64 * 1024 * 1024;
 
 /// Most jobs that an agent knows at a time, ended ones included.

@@ -125,11 +125,7 @@ impl<'a, S: FrameSource> Input<'a, S> {
         }
     }
 
-    fn take(
-        &mut self,
-        kind: FrameKind,
-        frame: Frame,
-    ) -> Result<Option<HostEvent>, Failure> {
+    fn take(&mut self, kind: FrameKind, frame: Frame) -> Result<Option<HostEvent>, Failure> {
         match kind {
             FrameKind::Message => {
                 let control = frame

@@ -104,10 +104,7 @@ impl OutputSource {
 
     /// Sends what a terminal still delivers. The end of the session leader hangs the terminal up
     /// (credentials(7), tty_ioctl(4)), which ends it for its controlling side.
-    async fn pump_hung_up(
-        mut self,
-        sink: &impl FrameSink,
-    ) -> Result<Option<Self>, Failure> {
+    async fn pump_hung_up(mut self, sink: &impl FrameSink) -> Result<Option<Self>, Failure> {
         let deadline = tokio::time::Instant::now() + HANG_UP_DEADLINE;
         loop {
             let read = tokio::time::timeout_at(deadline, self.read(MAX_DATA_BYTES));

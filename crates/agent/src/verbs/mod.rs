@@ -4,17 +4,21 @@
 //! end in any case. To add an operation: a variant in `smolvm_protocol::message::Request`, its
 //! name in [`REQUEST_NAMES`], a file here and a line in [`run`].
 
+mod attach_job;
 mod connect;
 mod exec;
 mod hello;
 mod list;
+mod list_jobs;
 mod make_directory;
 mod move_file;
 mod path;
 mod read_file;
 mod read_tree;
 mod remove;
+mod remove_job;
 mod shutdown;
+mod start_job;
 mod stat;
 mod write_file;
 mod write_tree;
@@ -99,12 +103,10 @@ async fn run(
         Request::ReadTree { path } => read_tree::run(host, path).await,
         Request::WriteTree { path } => write_tree::run(host, path).await,
         Request::Move { from, to, replace } => move_file::run(host, from, to, replace).await,
-        Request::StartJob(_)
-        | Request::AttachJob { .. }
-        | Request::ListJobs
-        | Request::RemoveJob { .. } => {
-            Err(refusal::refused(RefusalCode::UnknownRequest, "not there yet").into())
-        }
+        Request::StartJob(job) => start_job::run(host, job, environment).await,
+        Request::AttachJob { id, cursor } => attach_job::run(host, &id, cursor, environment).await,
+        Request::ListJobs => list_jobs::run(host, environment).await,
+        Request::RemoveJob { id } => remove_job::run(host, &id, environment).await,
         Request::Connect(target) => return connect::run(conversation, &target).await,
         Request::Shutdown => shutdown::run(host, environment).await,
     };

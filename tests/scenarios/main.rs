@@ -7,6 +7,7 @@ mod engine_contract;
 mod environment;
 mod files;
 mod jail;
+mod jobs;
 mod lifecycle;
 mod limits;
 mod refusals;

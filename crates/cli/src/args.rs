@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    cleanup, completion, cp, create, delete, doctor, env, exec, file, info, list, logs, pause,
+    cleanup, completion, cp, create, delete, doctor, env, exec, file, info, job, list, logs, pause,
     port, resume, run, setup, shell, ssh, start, stop,
 };
 use crate::failure::Family;
@@ -58,6 +58,9 @@ pub(crate) enum Verb {
     Info(info::Args),
     /// Run a command in a running sandbox.
     Exec(exec::Args),
+    /// Start commands that go on without you, and see what became of them.
+    #[command(subcommand, visible_alias = "jobs")]
+    Job(job::Command),
     /// Open a shell in a running sandbox.
     Shell(shell::Args),
     /// Open a shell through the ssh server of a sandbox's image, with the host's ssh.
@@ -115,7 +118,11 @@ impl Verb {
     const fn is_passing(&self) -> bool {
         matches!(
             self,
-            Self::Run(_) | Self::Exec(_) | Self::Shell(_) | Self::Ssh(_)
+            Self::Run(_)
+                | Self::Exec(_)
+                | Self::Job(job::Command::Attach(_))
+                | Self::Shell(_)
+                | Self::Ssh(_)
         )
     }
 
@@ -127,6 +134,7 @@ impl Verb {
             Self::List(_) => "list",
             Self::Info(_) => "info",
             Self::Exec(_) => "exec",
+            Self::Job(command) => command.name(),
             Self::Shell(_) => "shell",
             Self::Ssh(_) => "ssh",
             Self::Cp(_) => "cp",

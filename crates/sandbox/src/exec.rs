@@ -18,7 +18,7 @@ const TIMEOUT_SLACK: Duration = Duration::from_secs(2);
 
 /// How long a guest may take to start a command that has no timeout of its own. A guest that
 /// reads its disk for the first time under software emulation takes seconds.
-const START_PATIENCE: Duration = Duration::from_secs(90);
+pub(crate) const START_PATIENCE: Duration = Duration::from_secs(90);
 
 /// Why a command could not be run.
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +98,26 @@ impl EndReason {
             Self::SandboxStopped | Self::GuestDied { .. } => 125,
         }
     }
+
+    /// Finds out why the stream ended before the command did.
+    pub(crate) async fn of_loss(access: &Access) -> Self {
+        match access.not_running().await {
+            AccessError::NotRunning {
+                state: SandboxState::Error,
+                reason,
+                ..
+            } => Self::GuestDied {
+                message: reason.unwrap_or_else(|| "the machine ended".to_owned()),
+                console_tail: access.console_tail(),
+            },
+            AccessError::NotRunning { .. }
+            | AccessError::Store(crate::StoreError::NotFound { .. }) => Self::SandboxStopped,
+            error => Self::GuestDied {
+                message: crate::text::chain(&error),
+                console_tail: access.console_tail(),
+            },
+        }
+    }
 }
 
 /// How a command ended.
@@ -174,7 +194,7 @@ impl Sandbox {
         let (sink, stream) = connection.split();
         Ok(Process {
             pid,
-            input: ProcessInput { sink },
+            input: ProcessInput::new(sink),
             output: ProcessOutput {
                 access: self.access().clone(),
                 stream,
@@ -186,7 +206,10 @@ impl Sandbox {
 }
 
 impl Sandbox {
-    async fn start_command(&self, request: Frame) -> Result<(u32, Connection), AccessError> {
+    pub(crate) async fn start_command(
+        &self,
+        request: Frame,
+    ) -> Result<(u32, Connection), AccessError> {
         let mut connection = self.access().open_stream().await?;
         connection.send(request).await?;
         match next_event(&mut connection).await? {
@@ -208,6 +231,10 @@ pub(crate) async fn next_event(connection: &mut Connection) -> Result<Option<Eve
 }
 
 impl ProcessInput {
+    pub(crate) const fn new(sink: SplitSink<Connection, Frame>) -> Self {
+        Self { sink }
+    }
+
     /// Writes to the command's standard input. Waits while the command does not read.
     ///
     /// # Errors
@@ -284,7 +311,7 @@ impl ProcessOutput {
         match frame {
             Some(Ok(frame)) => self.output_of(frame),
             Some(Err(FrameError::Io(_))) | None => {
-                let reason = self.reason_of_loss().await;
+                let reason = EndReason::of_loss(&self.access).await;
                 Ok(self.end(reason))
             }
             Some(Err(error)) => Err(error.into()),
@@ -309,25 +336,5 @@ impl ProcessOutput {
             reason,
             elapsed: self.started.elapsed(),
         })
-    }
-
-    /// Finds out why the stream ended before the command did.
-    async fn reason_of_loss(&self) -> EndReason {
-        match self.access.not_running().await {
-            AccessError::NotRunning {
-                state: SandboxState::Error,
-                reason,
-                ..
-            } => EndReason::GuestDied {
-                message: reason.unwrap_or_else(|| "the machine ended".to_owned()),
-                console_tail: self.access.console_tail(),
-            },
-            AccessError::NotRunning { .. }
-            | AccessError::Store(crate::StoreError::NotFound { .. }) => EndReason::SandboxStopped,
-            error => EndReason::GuestDied {
-                message: crate::text::chain(&error),
-                console_tail: self.access.console_tail(),
-            },
-        }
     }
 }

@@ -184,14 +184,14 @@ impl Sandbox {
         })
     }
 
-    async fn ask(&self, request: &Request) -> Result<Connection, AccessError> {
+    pub(crate) async fn ask(&self, request: &Request) -> Result<Connection, AccessError> {
         let frame = Frame::message(request)?;
         let mut connection = self.access().open_stream().await?;
         connection.send(frame).await?;
         Ok(connection)
     }
 
-    async fn answer(&self, connection: &mut Connection) -> Result<Event, AccessError> {
+    pub(crate) async fn answer(&self, connection: &mut Connection) -> Result<Event, AccessError> {
         match next_event(connection).await? {
             Some(Event::Refused(refusal)) => Err(AccessError::Refused(refusal)),
             Some(event) => Ok(event),
@@ -199,7 +199,7 @@ impl Sandbox {
         }
     }
 
-    async fn done(&self, request: &Request) -> Result<(), AccessError> {
+    pub(crate) async fn done(&self, request: &Request) -> Result<(), AccessError> {
         let mut connection = self.ask(request).await?;
         match self.answer(&mut connection).await? {
             Event::Done => Ok(()),

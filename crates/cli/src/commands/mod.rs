@@ -14,6 +14,7 @@ pub(crate) mod exec;
 pub(crate) mod file;
 pub(crate) mod info;
 pub(crate) mod jail;
+pub(crate) mod job;
 pub(crate) mod list;
 pub(crate) mod logs;
 pub(crate) mod pause;
@@ -94,6 +95,7 @@ async fn dispatch_verb(verb: Verb, context: &Context) -> Result<Report, Failure>
         Verb::List(args) => list::run(args, context).await,
         Verb::Info(args) => info::run(args, context).await,
         Verb::Exec(args) => exec::run(args, context).await,
+        Verb::Job(command) => job::run(command, context).await,
         Verb::Shell(args) => shell::run(args, context).await,
         Verb::Ssh(args) => ssh::run(args, context).await,
         Verb::Cp(args) => cp::run(args, context).await,

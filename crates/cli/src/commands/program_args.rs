@@ -88,6 +88,11 @@ impl ProgramArgs {
         }
     }
 
+    /// Returns whether the command was asked to be connected to whoever typed it.
+    pub(crate) const fn is_connected(&self) -> bool {
+        self.interactive || self.tty
+    }
+
     /// Returns what the guest is asked to run.
     pub(crate) fn exec(self, settings: &Settings) -> Result<Exec, Failure> {
         let stdin = self.interactive || !std::io::stdin().is_terminal();

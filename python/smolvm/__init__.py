@@ -7,6 +7,7 @@
 """
 
 from smolvm._native import __version__
+from smolvm.async_vm import AsyncSmolVM
 from smolvm.exceptions import (
     BrowserSessionAlreadyExistsError,
     BrowserSessionNotFoundError,
@@ -35,6 +36,7 @@ from smolvm.types import (
     FileInfo,
     GuestOS,
     NetworkConfig,
+    PortForward,
     ProcessExit,
     VMConfig,
     VMInfo,
@@ -54,7 +56,7 @@ from smolvm.unavailable import (
     SnapshotInfo,
     SSHClient,
 )
-from smolvm.vm import AsyncSmolVM, SmolVM
+from smolvm.vm import SmolVM
 
 __all__ = [
     "AsyncProcess",
@@ -84,6 +86,7 @@ __all__ = [
     "NetworkConfig",
     "NetworkError",
     "OperationTimeoutError",
+    "PortForward",
     "Process",
     "ProcessExit",
     "SSHClient",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from smolvm import _native
 from smolvm.files import PathLike
+from smolvm.handle import BUNDLED
 from smolvm.types import VMConfig, VMInfo, VMState
-from smolvm.vm import BUNDLED, SmolVM
+from smolvm.vm import SmolVM
 
 __all__ = ["SmolVMManager"]
 

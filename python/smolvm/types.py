@@ -18,6 +18,7 @@ __all__ = [
     "FileInfo",
     "GuestOS",
     "NetworkConfig",
+    "PortForward",
     "ProcessExit",
     "VMConfig",
     "VMInfo",
@@ -131,6 +132,15 @@ class NetworkConfig:
     ssh_host_port: int | None = None
 
 
+@dataclass(frozen=True)
+class PortForward:
+    """A port of the guest, reachable on one of the host's loopback address."""
+
+    host_port: int
+    guest_port: int
+    host_address: str = "127.0.0.1"
+
+
 _ALIASES = {"memory": "mem_size_mib", "disk_size": "disk_size_mib"}
 _PATHS = ("kernel_path", "rootfs_path", "initrd_path")
 
@@ -140,7 +150,9 @@ class VMConfig:
     """A sandbox as asked for.
 
     Everything is optional. ``memory`` and ``disk_size`` are other names of ``mem_size_mib`` and
-    ``disk_size_mib``. Unknown names are ignored with a warning.
+    ``disk_size_mib``. Unknown names are ignored with a warning; a value that is not legal raises
+    a :class:`ValidationError` that names it. ``port_forwards`` are exposed whenever the process
+    that created the sandbox starts it.
     """
 
     vm_id: str | None = None
@@ -163,7 +175,7 @@ class VMConfig:
     max_lifetime: float | None = None
     max_processes: int | None = None
     network_rate_limit_mbps: int | None = None
-    port_forwards: list[Any] = field(default_factory=list)
+    port_forwards: list[PortForward] = field(default_factory=list)
 
     def __init__(self, **given: Any) -> None:
         values = _defaults()
@@ -176,6 +188,7 @@ class VMConfig:
         for name, value in values.items():
             object.__setattr__(self, name, _CHECKS.get(name, _as_it_is)(name, value))
         _native.check_vm_sizes(self.vcpu_count, self.mem_size_mib, self.disk_size_mib)
+        _native.check_vm_times(self.idle_timeout, self.max_lifetime)
 
     @property
     def memory(self) -> int:
@@ -275,8 +288,82 @@ def _choice(*choices: str | None) -> Any:
     return check
 
 
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValidationError(f"{name}: {value!r} is neither True nor False")
+    return value
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValidationError(f"{name}: {value!r} is not a string")
+    return str(value)
+
+
+def _text_or_none(name: str, value: Any) -> str | None:
+    return None if value is None else _text(name, value)
+
+
+def _seconds(name: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValidationError(f"{name}: {value!r} is not a number of seconds")
+    return value
+
+
+def _backend(name: str, value: Any) -> str | None:
+    if value is None:
+        return None
+    backend = _text(name, value)
+    _native.check_backend(backend)
+    return backend
+
+
+def _rate(name: str, value: Any) -> int | None:
+    if value is None:
+        return None
+    if _whole(name, value) < 1:
+        raise ValidationError(f"{name}: {value} is less than 1")
+    warnings.warn(f"{name} is not enforced by this version", stacklevel=3)
+    return int(value)
+
+
+def _port_forwards(name: str, value: Any) -> list[PortForward]:
+    ports: list[PortForward] = []
+    for index, given in enumerate(value):
+        at = f"{name}.{index}"
+        try:
+            port = given if isinstance(given, PortForward) else PortForward(**given)
+        except TypeError:
+            raise ValidationError(
+                f"{at}: {given!r} has no host_port and guest_port, or something else"
+            ) from None
+        for side in ("host_port", "guest_port"):
+            number = _whole(f"{at}.{side}", getattr(port, side))
+            if not 1 <= number <= 65535:
+                raise ValidationError(f"{at}.{side}: {number} is not 1 to 65535")
+        if port.host_address not in ("127.0.0.1", "localhost"):
+            raise ValidationError(
+                f"{at}.host_address: {port.host_address!r} is not 127.0.0.1; ports are exposed "
+                "on the loopback address only"
+            )
+        ports.append(port)
+    _native.check_port_forwards([(port.host_port, port.guest_port) for port in ports])
+    return ports
+
+
 _CHECKS: dict[str, Any] = {
     "vm_id": _name,
+    "os": _text_or_none,
+    "boot_args": _text,
+    "ssh_capable": _flag,
+    "retain_disk_on_delete": _flag,
+    "backend": _backend,
+    "idle_timeout": _seconds,
+    "max_lifetime": _seconds,
+    "network_rate_limit_mbps": _rate,
+    "port_forwards": _port_forwards,
     "vcpu_count": _whole,
     "mem_size_mib": _whole,
     "disk_size_mib": _whole_or_none,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use pyo3::prelude::*;
+use smolvm_sandbox::control::Forward;
 use smolvm_sandbox::{CustomBoot, DiskMib, Lifetime, MemoryMib, SandboxId, SandboxSpec, VcpuCount};
 
 use crate::failure::Failure;
@@ -30,6 +31,8 @@ pub(crate) struct SpecArguments {
     boot_args: Option<String>,
     is_shared: bool,
     keeps_disk: bool,
+    /// Ports of the host and of the guest.
+    port_forwards: Vec<(u16, u16)>,
     /// Variables to set in the guest once it has booted.
     pub(crate) env_vars: BTreeMap<String, String>,
 }
@@ -64,6 +67,11 @@ impl SpecArguments {
         Ok(spec)
     }
 
+    /// Returns the ports to expose.
+    pub(crate) fn forwards(&self) -> Result<Vec<Forward>, Failure> {
+        forwards(&self.port_forwards)
+    }
+
     fn custom(&self) -> Option<CustomBoot> {
         let custom = CustomBoot {
             kernel: self.kernel_path.clone(),
@@ -75,6 +83,31 @@ impl SpecArguments {
         };
         (custom != CustomBoot::default()).then_some(custom)
     }
+}
+
+/// Returns ports of the host and of the guest, none of which is there twice.
+fn forwards(ports: &[(u16, u16)]) -> Result<Vec<Forward>, Failure> {
+    let mut forwards: Vec<Forward> = Vec::new();
+    for (index, &(host_port, guest_port)) in ports.iter().enumerate() {
+        let illegal =
+            |message: String| Failure::argument(&format!("port_forwards.{index}"), message);
+        if host_port == 0 || guest_port == 0 {
+            return Err(illegal("a port is 0; it must be 1 to 65535".to_owned()));
+        }
+        for other in &forwards {
+            if other.host_port == host_port {
+                return Err(illegal(format!("host_port {host_port} is there twice")));
+            }
+            if other.guest_port == guest_port {
+                return Err(illegal(format!("guest_port {guest_port} is there twice")));
+            }
+        }
+        forwards.push(Forward {
+            host_port,
+            guest_port,
+        });
+    }
+    Ok(forwards)
 }
 
 /// Returns the engine a caller asks for, or the environment, or the default.
@@ -142,6 +175,37 @@ pub(crate) fn check_vm_sizes(
         }
     }
     Ok(())
+}
+
+/// Checks ports to expose, of the host and of the guest.
+#[pyfunction]
+pub(crate) fn check_port_forwards(py: Python<'_>, ports: Vec<(u16, u16)>) -> PyResult<()> {
+    let checked = forwards(&ports).map(|_| ());
+    checked.map_err(|failure| failure.into_py_err(py))
+}
+
+/// Checks how long a sandbox may idle and live, in seconds.
+#[pyfunction]
+#[pyo3(signature = (idle_timeout, max_lifetime))]
+pub(crate) fn check_vm_times(
+    py: Python<'_>,
+    idle_timeout: Option<f64>,
+    max_lifetime: Option<f64>,
+) -> PyResult<()> {
+    let checked = milliseconds("idle_timeout", idle_timeout)
+        .and_then(|_| milliseconds("max_lifetime", max_lifetime));
+    checked
+        .map(|_| ())
+        .map_err(|failure| failure.into_py_err(py))
+}
+
+/// Checks the name of an engine.
+#[pyfunction]
+pub(crate) fn check_backend(py: Python<'_>, backend: &str) -> PyResult<()> {
+    match engine(Some(backend)) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Failure::argument("backend", error.to_string()).into_py_err(py)),
+    }
 }
 
 /// Checks the name of an environment variable.

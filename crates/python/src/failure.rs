@@ -90,6 +90,21 @@ pub(crate) enum Failure {
         /// Whether the command waits for its output to be read.
         is_full: bool,
     },
+    /// The guest has not come up in the time it was given.
+    #[error("the guest did not come up within {seconds} s")]
+    StartTimedOut {
+        /// How long it had.
+        seconds: f64,
+        /// What it did instead.
+        #[source]
+        source: Box<StartError>,
+    },
+    /// A port of the host that was asked for at creation is taken.
+    #[error("port_forwards: port {port} of the host is taken")]
+    PortTaken {
+        /// The port.
+        port: u16,
+    },
     /// The guest has not taken a signal in time.
     #[error("{operation}: the guest did not take it within {seconds} s")]
     NotInTime {
@@ -132,10 +147,11 @@ impl Failure {
             Self::Copy(error) => error.kind(),
             Self::Env(error) => error.kind(),
             Self::Host { source, .. } => host_kind(source),
-            Self::TimedOut { .. } | Self::StillRunning { .. } | Self::NotInTime { .. } => {
-                ErrorKind::Timeout
-            }
-            Self::CommandOver | Self::NotInFork => ErrorKind::Conflict,
+            Self::TimedOut { .. }
+            | Self::StillRunning { .. }
+            | Self::StartTimedOut { .. }
+            | Self::NotInTime { .. } => ErrorKind::Timeout,
+            Self::CommandOver | Self::NotInFork | Self::PortTaken { .. } => ErrorKind::Conflict,
             Self::SandboxEnded { .. } | Self::TooMuchOutput { .. } => ErrorKind::GuestFailed,
         }
     }
@@ -200,6 +216,13 @@ impl Failure {
                     let hint = "the command waits for its output to be read";
                     error.call_method1("add_hint", (hint,))?;
                 }
+                Ok(error)
+            }
+            Self::StartTimedOut { seconds, source } => {
+                let class = class(py, &TIMEOUT, "OperationTimeoutError")?;
+                let error = class.call1(("start", whole_if_it_is(py, *seconds)?))?;
+                let details = error.getattr("details")?;
+                details.set_item("console_tail", source.console_tail())?;
                 Ok(error)
             }
             Self::NotInTime { operation, seconds } => {

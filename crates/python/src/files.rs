@@ -12,8 +12,8 @@ use smolvm_sandbox::AccessError;
 use smolvm_sandbox::message::{Attributes, FileKind, Refusal, RefusalCode, WriteFile};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use crate::core::Core;
 use crate::failure::{Failure, host};
-use crate::sandbox::Core;
 
 /// Bytes of a host file read at once.
 const PIECE_BYTES: usize = 256 * 1024;

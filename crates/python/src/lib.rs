@@ -15,6 +15,7 @@
 
 mod arguments;
 mod command;
+mod core;
 mod failure;
 mod files;
 mod installation;
@@ -33,7 +34,10 @@ mod _native {
     use pyo3::prelude::*;
 
     #[pymodule_export]
-    use crate::arguments::{check_env_key, check_vm_id, check_vm_sizes, known_images};
+    use crate::arguments::{
+        check_backend, check_env_key, check_port_forwards, check_vm_id, check_vm_sizes,
+        check_vm_times, known_images,
+    };
     #[pymodule_export]
     use crate::operation::Operation;
     #[pymodule_export]

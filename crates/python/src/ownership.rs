@@ -9,8 +9,8 @@ use pyo3::prelude::*;
 use smolvm_sandbox::SandboxId;
 use tokio::task::JoinSet;
 
+use crate::core::Core;
 use crate::runtime;
-use crate::sandbox::Core;
 
 /// How long all sandboxes together may take to go when the interpreter ends. What is left then
 /// goes when the process does, with its leases.

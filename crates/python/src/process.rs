@@ -16,11 +16,11 @@ use tokio::sync::Mutex as AsyncMutex;
 use tokio::task::AbortHandle;
 
 use crate::command::seconds;
+use crate::core::Core;
 use crate::failure::{Failure, text};
 use crate::operation::Operation;
 use crate::process::streams::{Piece, Streams, Which};
 use crate::run::MAX_OUTPUT_BYTES;
-use crate::sandbox::Core;
 
 /// How long a signal may take to get through to a guest whose command does not read its input.
 const CONTROL_PATIENCE: Duration = Duration::from_secs(2);

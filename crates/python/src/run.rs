@@ -10,8 +10,8 @@ use smolvm_sandbox::message::{Exec, ExitReason};
 use smolvm_sandbox::{EndReason, ExecError, Output};
 
 use crate::command::Timeout;
+use crate::core::Core;
 use crate::failure::{Failure, text};
-use crate::sandbox::Core;
 
 /// Most bytes of both outputs together: far more than a caller reads, far less than a host has.
 pub(crate) const MAX_OUTPUT_BYTES: usize = 512 * 1024 * 1024;

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashSet};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use pyo3::IntoPyObjectExt as _;
@@ -12,88 +11,16 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use smolvm_image::NoProgress;
 use smolvm_sandbox::control::Forward;
-use smolvm_sandbox::{
-    Installation, Lifetime, Sandbox as Library, SandboxId, SandboxInfo, SandboxState, Store,
-};
-use tokio::sync::Mutex as AsyncMutex;
+use smolvm_sandbox::{Installation, Lifetime, Sandbox as Library, SandboxId, SandboxInfo, Store};
+use tokio::sync::{Mutex as AsyncMutex, oneshot};
 
 use crate::arguments::SpecArguments;
-use crate::command::{CommandArguments, Timeout};
+use crate::command::{CommandArguments, Timeout, seconds};
+use crate::core::Core;
 use crate::failure::Failure;
 use crate::installation::installation;
 use crate::operation::Operation;
 use crate::{files, ownership, process, run};
-
-/// One sandbox. Shared by all handles on it that belong to this process.
-pub(crate) struct Core {
-    installation: Arc<Installation>,
-    library: Library,
-    has_started: AtomicBool,
-}
-
-impl Core {
-    fn new(installation: Arc<Installation>, library: Library) -> Self {
-        Self {
-            installation,
-            library,
-            has_started: AtomicBool::new(false),
-        }
-    }
-
-    pub(crate) fn key(&self) -> (PathBuf, SandboxId) {
-        (
-            self.installation.data_dir.clone(),
-            self.library.id().clone(),
-        )
-    }
-
-    pub(crate) const fn access(&self) -> &Library {
-        &self.library
-    }
-
-    /// Starts the sandbox unless this process knows that it has been started.
-    pub(crate) async fn ensure_started(&self) -> Result<(), Failure> {
-        if self.has_started.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        self.start().await
-    }
-
-    async fn start(&self) -> Result<(), Failure> {
-        self.library.start(Arc::new(NoProgress)).await?;
-        self.has_started.store(true, Ordering::Relaxed);
-        Ok(())
-    }
-
-    async fn stop(&self, grace: Duration) -> Result<(), Failure> {
-        self.has_started.store(false, Ordering::Relaxed);
-        Ok(self.library.stop(grace).await?)
-    }
-
-    /// Lets go of a running sandbox; one that does not run still ends with this process. Returns
-    /// whether it was let go.
-    async fn close(&self) -> Result<bool, Failure> {
-        let is_live = match self.library.info() {
-            Ok(info) => matches!(info.state, SandboxState::Running | SandboxState::Paused),
-            // Gone already: there is nothing to let go of.
-            Err(_) => false,
-        };
-        if is_live {
-            self.library.release().await?;
-        }
-        Ok(is_live)
-    }
-
-    pub(crate) async fn delete(&self) -> Result<(), Failure> {
-        self.has_started.store(false, Ordering::Relaxed);
-        Ok(self.library.delete().await?)
-    }
-
-    /// Lets go, in a child made by fork(2), of what belongs to the parent.
-    pub(crate) fn forget_after_fork(&self) {
-        self.library.forget_after_fork();
-    }
-}
 
 /// What every Python handle on one sandbox shares.
 #[pyclass(frozen, module = "smolvm._native")]
@@ -111,17 +38,19 @@ pub(crate) fn create(
 ) -> PyResult<Operation> {
     let prepared = || -> Result<_, Failure> {
         let installation = Arc::new(installation(data_dir.as_deref(), &bundled)?);
-        Ok((spec.spec()?, installation))
+        Ok((spec.spec()?, spec.forwards()?, installation))
     };
-    let (sandbox_spec, installation) = prepared().map_err(|failure| failure.into_py_err(py))?;
+    let (sandbox_spec, forwards, installation) =
+        prepared().map_err(|failure| failure.into_py_err(py))?;
     let is_leased = sandbox_spec.lifetime == Lifetime::Leased;
-    let work = async move {
+    let make = async move {
         reap_once(installation.clone()).await?;
         let library =
             Library::create(installation.clone(), sandbox_spec, Arc::new(NoProgress)).await?;
         library.set_initial_env(spec.env_vars).await;
-        Ok::<_, Failure>(Core::new(installation, library))
+        Ok::<_, Failure>(Core::new(installation, library, forwards))
     };
+    let work = wanted_or_deleted(make);
     Ok(Operation::new(work, move |py, core: Core| {
         let core = Arc::new(core);
         if is_leased {
@@ -129,6 +58,22 @@ pub(crate) fn create(
         }
         Sandbox { core }.into_py_any(py)
     }))
+}
+
+/// Makes a sandbox to the end, and deletes it when nobody waits for it any more.
+async fn wanted_or_deleted(
+    make: impl Future<Output = Result<Core, Failure>> + Send + 'static,
+) -> Result<Core, Failure> {
+    let (sender, receiver) = oneshot::channel();
+    tokio::spawn(async move {
+        if let Err(Ok(unwanted)) = sender.send(make.await) {
+            // What cannot be deleted goes with this process.
+            let _deleted = unwanted.delete().await;
+        }
+    });
+    receiver
+        .await
+        .expect("making a sandbox does not panic and is never cancelled")
 }
 
 /// Returns the existing sandbox `vm_id`.
@@ -147,26 +92,35 @@ pub(crate) fn open(
         }
         let installation = Arc::new(installation);
         let library = Library::open(installation.clone(), key.1)?;
-        Ok(Arc::new(Core::new(installation, library)))
+        Ok(Arc::new(Core::new(installation, library, Vec::new())))
     };
     let core = opened().map_err(|failure| failure.into_py_err(py))?;
     Ok(Sandbox { core })
 }
 
-/// Returns what is known of every sandbox.
+/// Returns what is known of every sandbox that has all of `labels`.
 #[pyfunction]
 pub(crate) fn list(
     py: Python<'_>,
     data_dir: Option<PathBuf>,
     bundled: PathBuf,
+    labels: BTreeMap<String, String>,
 ) -> PyResult<Vec<Bound<'_, PyDict>>> {
     let list = || -> Result<Vec<SandboxInfo>, Failure> {
         let store = Store::open(&installation(data_dir.as_deref(), &bundled)?.data_dir)?;
         store.reap()?;
-        Ok(store.list()?)
+        let mut sandboxes = store.list()?;
+        sandboxes.retain(|known| {
+            let has = |(key, value)| known.spec.labels.get(key) == Some(value);
+            labels.iter().all(has)
+        });
+        Ok(sandboxes)
     };
     let sandboxes = py.detach(list).map_err(|failure| failure.into_py_err(py))?;
-    sandboxes.iter().map(|info| info_dict(py, info)).collect()
+    sandboxes
+        .iter()
+        .map(|info| info_dict(py, info, None))
+        .collect()
 }
 
 /// Removes what dead processes have left, and returns the names of the sandboxes it touched.
@@ -201,7 +155,12 @@ async fn reap_once(installation: Arc<Installation>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn info_dict<'py>(py: Python<'py>, info: &SandboxInfo) -> PyResult<Bound<'py, PyDict>> {
+fn info_dict<'py>(
+    py: Python<'py>,
+    info: &SandboxInfo,
+    pid: Option<u32>,
+) -> PyResult<Bound<'py, PyDict>> {
+    let seconds = |ms: Option<u64>| ms.map(|ms| Duration::from_millis(ms).as_secs_f64());
     let known = PyDict::new(py);
     known.set_item("vm_id", info.spec.id.as_str())?;
     known.set_item("status", info.state.as_str())?;
@@ -214,6 +173,10 @@ fn info_dict<'py>(py: Python<'py>, info: &SandboxInfo) -> PyResult<Bound<'py, Py
     known.set_item("disk", info.spec.disk.get())?;
     known.set_item("is_named", info.spec.lifetime == Lifetime::Persistent)?;
     known.set_item("labels", &info.spec.labels)?;
+    known.set_item("idle_timeout", seconds(info.spec.idle_timeout_ms))?;
+    known.set_item("max_lifetime", seconds(info.spec.max_lifetime_ms))?;
+    known.set_item("max_processes", info.spec.max_processes)?;
+    known.set_item("pid", pid)?;
     known.set_item("disk_used_bytes", info.disk_used_bytes)?;
     known.set_item("created_unix_ms", info.created_unix_ms)?;
     known.set_item("directory", info.directory.as_os_str())?;
@@ -224,32 +187,37 @@ fn info_dict<'py>(py: Python<'py>, info: &SandboxInfo) -> PyResult<Bound<'py, Py
 impl Sandbox {
     #[getter]
     fn vm_id(&self) -> &str {
-        self.core.library.id().as_str()
+        self.core.access().id().as_str()
     }
 
     #[getter]
     fn data_dir(&self) -> PathBuf {
-        self.core.installation.data_dir.clone()
+        self.core.installation().data_dir.clone()
     }
 
+    /// Returns what is known of it, without asking it anything.
     fn info<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let known = py.detach(|| self.core.library.info());
+        let known = py.detach(|| self.core.access().info());
         let known = known.map_err(|error| Failure::from(error).into_py_err(py))?;
-        info_dict(py, &known)
+        info_dict(py, &known, None)
     }
 
-    /// The process ID of the VMM, or `None` when there is none.
-    fn pid(&self) -> Operation {
+    /// Returns what is known of it, with the process ID of the VMM while there is one.
+    fn full_info(&self) -> Operation {
         let core = self.core.clone();
-        let work = async move { Ok::<_, Failure>(core.library.status().await.ok()) };
-        Operation::new(work, |py, status| {
-            status.and_then(|status| status.vmm_pid).into_py_any(py)
+        Operation::new(async move { core.full_info().await }, |py, (known, pid)| {
+            info_dict(py, &known, pid)?.into_py_any(py)
         })
     }
 
-    fn start(&self) -> Operation {
+    fn start(&self, py: Python<'_>, boot_timeout: Option<f64>) -> PyResult<Operation> {
+        let limit = boot_timeout
+            .map(|limit| seconds("boot_timeout", limit))
+            .transpose()
+            .map_err(|failure| failure.into_py_err(py))?;
         let core = self.core.clone();
-        Operation::silent(async move { core.start().await })
+        let limit = boot_timeout.zip(limit);
+        Ok(Operation::silent(async move { core.start(limit).await }))
     }
 
     fn stop(&self, py: Python<'_>, timeout: f64) -> PyResult<Operation> {
@@ -263,12 +231,12 @@ impl Sandbox {
 
     fn pause(&self) -> Operation {
         let core = self.core.clone();
-        Operation::silent(async move { Ok::<_, Failure>(core.library.pause().await?) })
+        Operation::silent(async move { Ok::<_, Failure>(core.access().pause().await?) })
     }
 
     fn resume(&self) -> Operation {
         let core = self.core.clone();
-        Operation::silent(async move { Ok::<_, Failure>(core.library.resume().await?) })
+        Operation::silent(async move { Ok::<_, Failure>(core.access().resume().await?) })
     }
 
     /// Exposes a port of the guest; returns the host's port.
@@ -276,7 +244,7 @@ impl Sandbox {
         let core = self.core.clone();
         let work = async move {
             core.ensure_started().await?;
-            Ok::<_, Failure>(core.library.forward(guest_port, host_port).await?)
+            Ok::<_, Failure>(core.access().forward(guest_port, host_port).await?)
         };
         Operation::new(work, |py, forward| forward.host_port.into_py_any(py))
     }
@@ -287,7 +255,7 @@ impl Sandbox {
             host_port,
             guest_port,
         };
-        Operation::silent(async move { Ok::<_, Failure>(core.library.unforward(forward).await?) })
+        Operation::silent(async move { Ok::<_, Failure>(core.access().unforward(forward).await?) })
     }
 
     fn close(&self) -> Operation {
@@ -333,7 +301,7 @@ impl Sandbox {
         let core = self.core.clone();
         let work = async move {
             core.ensure_started().await?;
-            Ok::<_, Failure>(core.library.set_env(&variables, merge).await?)
+            Ok::<_, Failure>(core.access().set_env(&variables, merge).await?)
         };
         Operation::new(work, |py, names| names.into_py_any(py))
     }
@@ -342,7 +310,7 @@ impl Sandbox {
         let core = self.core.clone();
         let work = async move {
             core.ensure_started().await?;
-            Ok::<_, Failure>(core.library.unset_env(&names).await?)
+            Ok::<_, Failure>(core.access().unset_env(&names).await?)
         };
         Operation::new(work, |py, removed| removed.into_py_any(py))
     }
@@ -351,7 +319,7 @@ impl Sandbox {
         let core = self.core.clone();
         let work = async move {
             core.ensure_started().await?;
-            Ok::<_, Failure>(core.library.env().await?)
+            Ok::<_, Failure>(core.access().env().await?)
         };
         Operation::new(work, |py, variables| variables.into_py_any(py))
     }
@@ -387,7 +355,7 @@ impl Sandbox {
         let core = self.core.clone();
         let work = async move {
             core.ensure_started().await?;
-            Ok::<_, Failure>(core.library.copy_in(&local, &remote).await?)
+            Ok::<_, Failure>(core.access().copy_in(&local, &remote).await?)
         };
         Operation::new(work, |py, copied| copied.into_py_any(py))
     }
@@ -396,7 +364,7 @@ impl Sandbox {
         let core = self.core.clone();
         let work = async move {
             core.ensure_started().await?;
-            Ok::<_, Failure>(core.library.copy_out(&remote, &local).await?)
+            Ok::<_, Failure>(core.access().copy_out(&remote, &local).await?)
         };
         Operation::new(work, |py, copied| copied.into_py_any(py))
     }
@@ -406,7 +374,7 @@ impl Sandbox {
         let work = async move {
             core.ensure_started().await?;
             let path = path.as_os_str().as_bytes();
-            Ok::<_, Failure>(core.library.stat(path, follow).await?)
+            Ok::<_, Failure>(core.access().stat(path, follow).await?)
         };
         Operation::new(work, |py, found| {
             files::attributes(py, None, &found)?.into_py_any(py)
@@ -423,7 +391,7 @@ impl Sandbox {
         let work = async move {
             core.ensure_started().await?;
             let path = path.as_os_str().as_bytes();
-            Ok::<_, Failure>(core.library.list_directory(path).await?)
+            Ok::<_, Failure>(core.access().list_directory(path).await?)
         };
         Operation::new(work, |py, entries| {
             let entries: PyResult<Vec<_>> = entries
@@ -439,7 +407,7 @@ impl Sandbox {
         Operation::silent(async move {
             core.ensure_started().await?;
             let path = path.as_os_str().as_bytes();
-            Ok::<_, Failure>(core.library.make_directory(path, mode, parents).await?)
+            Ok::<_, Failure>(core.access().make_directory(path, mode, parents).await?)
         })
     }
 
@@ -448,7 +416,7 @@ impl Sandbox {
         Operation::silent(async move {
             core.ensure_started().await?;
             let path = path.as_os_str().as_bytes();
-            Ok::<_, Failure>(core.library.remove_file(path, recursive).await?)
+            Ok::<_, Failure>(core.access().remove_file(path, recursive).await?)
         })
     }
 
@@ -458,7 +426,7 @@ impl Sandbox {
             core.ensure_started().await?;
             let source = source.as_os_str().as_bytes();
             let destination = destination.as_os_str().as_bytes();
-            let moved = core.library.move_file(source, destination, replace);
+            let moved = core.access().move_file(source, destination, replace);
             Ok::<_, Failure>(moved.await?)
         })
     }

@@ -332,8 +332,21 @@ impl Sandbox {
     /// When something that is needed is missing, or the guest does not come up. A leased sandbox
     /// is then removed; a kept one is in state `error`.
     pub async fn start(&self, progress: Arc<dyn Progress>) -> Result<Started, StartError> {
+        self.start_within(progress, None).await
+    }
+
+    /// Starts the machine as [`Sandbox::start`] does, and gives the guest `limit` to come up,
+    /// where that is less than its engine allows. What has to be prepared first does not count.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`Sandbox::start`].
+    pub async fn start_within(
+        &self,
+        progress: Arc<dyn Progress>,
+        limit: Option<Duration>,
+    ) -> Result<Started, StartError> {
         let mut ownership = self.ownership.lock().await;
-        let begun = Instant::now();
         match self.info()?.state {
             SandboxState::Paused => {
                 self.resume().await?;
@@ -349,7 +362,7 @@ impl Sandbox {
         let directory = lock.directory().clone();
         let (spec, _) = directory.read_spec()?;
         let outcome = self
-            .start_locked(&mut ownership, &spec, lock, progress, begun)
+            .start_locked(&mut ownership, &spec, lock, progress, limit)
             .await;
         if outcome.is_err() && spec.lifetime == Lifetime::Leased {
             ownership.lease = None;
@@ -381,10 +394,15 @@ impl Sandbox {
         spec: &SandboxSpec,
         lock: SandboxLock,
         progress: Arc<dyn Progress>,
-        begun: Instant,
+        limit: Option<Duration>,
     ) -> Result<StartReport, StartError> {
+        let begun = Instant::now();
         let directory = lock.directory().clone();
-        let plan = plan::resolve(spec, &directory, &self.installation, progress).await?;
+        let mut plan = plan::resolve(spec, &directory, &self.installation, progress).await?;
+        if let Some(limit) = limit {
+            let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+            plan.start_timeout_ms = plan.start_timeout_ms.min(limit_ms);
+        }
         plan.save(&directory)?;
         let preparation = begun.elapsed();
         let spawn_error = |source| StartError::Spawn {

@@ -1,0 +1,180 @@
+"""What both kinds of handle on a sandbox share: everything that does not wait."""
+
+from __future__ import annotations
+
+import os as _os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from smolvm import _native
+from smolvm.exceptions import SmolVMError, ValidationError
+from smolvm.files import PathLike
+from smolvm.types import NetworkConfig, PortForward, VMConfig, VMInfo, VMState
+
+__all__ = ["BUNDLED", "Handle", "check_ports", "native_spec", "vm_info", "warn"]
+
+#: Where the programs are that travel with this package.
+BUNDLED = _os.path.join(_os.path.dirname(_os.path.abspath(__file__)), "_bundled")
+
+
+class Handle:
+    """What both kinds of handle share: everything that does not wait."""
+
+    _native: _native.Sandbox
+    _is_creator: bool
+
+    def __init__(
+        self,
+        config: VMConfig | None = None,
+        *,
+        vm_id: str | None = None,
+        data_dir: PathLike | None = None,
+        socket_dir: PathLike | None = None,
+        backend: str | None = None,
+        os: str | None = None,
+        mem_size_mib: int | None = None,
+        memory: int | None = None,
+        disk_size_mib: int | None = None,
+        disk_size: int | None = None,
+        vcpu_count: int | None = None,
+        env_vars: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+        idle_timeout: float | None = None,
+        max_lifetime: float | None = None,
+        max_processes: int | None = None,
+        port_forwards: Sequence[PortForward | Mapping[str, Any]] | None = None,
+        ssh_user: str = "root",
+        ssh_key_path: PathLike | None = None,
+    ) -> None:
+        chosen: dict[str, Any] = {
+            "os": None if os is None else str(os),
+            "mem_size_mib": _one_of("mem_size_mib", mem_size_mib, "memory", memory),
+            "disk_size_mib": _one_of("disk_size_mib", disk_size_mib, "disk_size", disk_size),
+            "vcpu_count": vcpu_count,
+            "env_vars": env_vars,
+            "labels": labels,
+            "idle_timeout": idle_timeout,
+            "max_lifetime": max_lifetime,
+            "max_processes": max_processes,
+            "port_forwards": port_forwards,
+        }
+        chosen = {name: value for name, value in chosen.items() if value is not None}
+        if config is not None and vm_id is not None:
+            raise ValidationError("give either config or vm_id, not both")
+        if chosen and (config is not None or vm_id is not None):
+            names = ", ".join(chosen)
+            raise ValidationError(f"{names}: only for a new sandbox without config and vm_id")
+        if vm_id is not None:
+            self._native = _native.open(vm_id, data_dir, BUNDLED)
+            self._is_creator = False
+            return
+        if config is None:
+            config = VMConfig(**{"vcpu_count": 1, **chosen})
+        spec = native_spec(config, backend)
+        self._native = _native.create(spec, data_dir, BUNDLED).wait()
+        self._is_creator = True
+
+    @property
+    def vm_id(self) -> str:
+        """The sandbox's name."""
+        return self._native.vm_id
+
+    @property
+    def data_dir(self) -> Path:
+        """The directory that holds the sandbox."""
+        return Path(self._native.data_dir)
+
+    @property
+    def status(self) -> VMState:
+        """Where the sandbox is in its life."""
+        return VMState(self._native.info()["status"])
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What its owner has written on it."""
+        return dict(self._native.info()["labels"])
+
+    def get_ip(self) -> str:
+        """Guests are reached through their agent and have no address of their own."""
+        raise SmolVMError(f"VM '{self.vm_id}' has no IP address; use expose_local")
+
+    def can_run_commands(self) -> bool:
+        """Whether the sandbox takes commands: every image does, through the agent."""
+        return True
+
+    def __repr__(self) -> str:
+        try:
+            status = str(self.status)
+        except SmolVMError:
+            status = "deleted"
+        return f"{type(self).__name__}(vm_id={self.vm_id!r}, status={status!r})"
+
+
+def warn(vm_id: str, failure: SmolVMError) -> None:
+    import logging
+
+    logging.getLogger("smolvm").warning("VM '%s' not cleaned up: %s", vm_id, failure)
+
+
+def check_ports(guest_port: int, host_port: int | None) -> None:
+    for name, port in (("guest_port", guest_port), ("host_port", host_port)):
+        if port is not None and not 1 <= port <= 65535:
+            raise ValidationError(f"{name} is {port}; it must be 1 to 65535")
+
+
+def _one_of(name: str, value: int | None, alias: str, other: int | None) -> int | None:
+    if value is not None and other is not None and value != other:
+        raise ValidationError(f"{name} and {alias} are the same setting; give one of them")
+    return other if value is None else value
+
+
+def native_spec(config: VMConfig, backend: str | None) -> _native.Spec:
+    is_custom = config.kernel_path is not None or config.rootfs_path is not None
+    return {
+        "vm_id": config.vm_id,
+        "image": config.os,
+        "backend": backend or config.backend,
+        "vcpus": config.vcpu_count,
+        "memory": config.mem_size_mib,
+        "disk": config.disk_size_mib,
+        "labels": config.labels,
+        "idle_timeout": config.idle_timeout,
+        "max_lifetime": config.max_lifetime,
+        "max_processes": config.max_processes,
+        "kernel_path": config.kernel_path,
+        "rootfs_path": config.rootfs_path,
+        "initrd_path": config.initrd_path,
+        "extra_drives": list(config.extra_drives),
+        "boot_args": config.boot_args if is_custom else None,
+        "is_shared": config.disk_mode == "shared",
+        "keeps_disk": config.retain_disk_on_delete,
+        "port_forwards": [(port.host_port, port.guest_port) for port in config.port_forwards],
+        "env_vars": config.env_vars,
+    }
+
+
+def vm_info(known: _native.Info) -> VMInfo:
+    """Makes a :class:`VMInfo` of what the extension module knows."""
+    config = VMConfig(
+        vm_id=known["vm_id"],
+        vcpu_count=known["vcpus"],
+        mem_size_mib=known["memory"],
+        disk_size_mib=known["disk"],
+        os=known["image"],
+        labels=known["labels"],
+        idle_timeout=known["idle_timeout"],
+        max_lifetime=known["max_lifetime"],
+        max_processes=known["max_processes"],
+    )
+    return VMInfo(
+        vm_id=known["vm_id"],
+        status=VMState(known["status"]),
+        config=config,
+        network=NetworkConfig(),
+        pid=known["pid"],
+        reason=known["reason"],
+        engine=known["engine"],
+        disk_used_bytes=known["disk_used_bytes"],
+        created_unix_ms=known["created_unix_ms"],
+    )

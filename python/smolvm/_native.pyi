@@ -15,6 +15,7 @@ __all__ = [
     "__version__",
     "after_fork",
     "at_exit",
+    "build_image",
     "check_backend",
     "check_env_key",
     "check_port_forwards",
@@ -22,6 +23,7 @@ __all__ = [
     "check_vm_sizes",
     "check_vm_times",
     "create",
+    "ensure_key_pair",
     "known_images",
     "list",
     "open",
@@ -54,6 +56,19 @@ class Spec(TypedDict):
     keeps_disk: bool
     port_forwards: builtins.list[tuple[int, int]]
     env_vars: dict[str, str]
+
+@type_check_only
+class Image(TypedDict):
+    recipe: str
+    directory: _Path
+    name: str
+    size_mib: int
+    public_key: _Path | None
+    password: str | None
+    packages: builtins.list[str]
+    mirror: _Path | None
+    minirootfs: _Path | None
+    minirootfs_sha256: str | None
 
 @type_check_only
 class CommandArguments(TypedDict):
@@ -168,6 +183,8 @@ def list(
     data_dir: _Path | None, bundled: _Path, labels: dict[str, str]
 ) -> builtins.list[Info]: ...
 def reap(data_dir: _Path | None, bundled: _Path) -> builtins.list[str]: ...
+def build_image(image: Image, bundled: _Path) -> Operation[tuple[Path, Path]]: ...
+def ensure_key_pair(directory: _Path, owner: tuple[int, int] | None) -> tuple[Path, Path]: ...
 def check_vm_id(vm_id: str) -> None: ...
 def check_vm_sizes(vcpus: int | None, memory: int | None, disk: int | None) -> None: ...
 def check_vm_times(idle_timeout: float | None, max_lifetime: float | None) -> None: ...

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from smolvm.images.builder import SSH_BOOT_ARGS, ImageBuilder
+from smolvm.images.builder import OPENCLAW_BOOT_ARGS, SSH_BOOT_ARGS, ImageBuilder
 
-__all__ = ["SSH_BOOT_ARGS", "ImageBuilder"]
+__all__ = ["OPENCLAW_BOOT_ARGS", "SSH_BOOT_ARGS", "ImageBuilder"]

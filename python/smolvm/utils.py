@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from pathlib import Path
 
-from smolvm.exceptions import HostError
+from smolvm import _native
 
 __all__ = ["ensure_ssh_key"]
 
 
 def ensure_ssh_key(key_dir: str | os.PathLike[str] | None = None) -> tuple[Path, Path]:
-    """Returns the private and the public key that all sandboxes share; makes them if missing."""
-    directory = Path(key_dir) if key_dir is not None else _home() / ".smolvm" / "keys"
-    private = directory / "id_ed25519"
-    public = directory / "id_ed25519.pub"
-    if private.is_file() and public.is_file():
-        return private, public
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    private.unlink(missing_ok=True)
-    command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "smolvm-auto"]
-    try:
-        subprocess.run([*command, "-f", str(private)], check=True, stdin=subprocess.DEVNULL)
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise HostError(f"cannot make an SSH key with ssh-keygen: {error}") from error
-    return private, public
+    """Returns the private and the public key that all sandboxes share; makes them if missing.
 
-
-def _home() -> Path:
+    They are in ``~/.smolvm/keys`` unless told otherwise; under sudo in that of the user who
+    called it, and theirs.
+    """
+    owner: tuple[int, int] | None = None
+    home = Path.home()
     user = os.environ.get("SUDO_USER") if os.geteuid() == 0 else None
-    return Path(f"~{user}" if user else "~").expanduser()
+    if user and key_dir is None:
+        import pwd
+
+        entry = pwd.getpwnam(user)
+        home, owner = Path(entry.pw_dir), (entry.pw_uid, entry.pw_gid)
+    directory = home / ".smolvm" / "keys" if key_dir is None else Path(key_dir)
+    return _native.ensure_key_pair(directory, owner)

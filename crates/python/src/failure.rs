@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyType};
+use smolvm_image::{CacheError, KeyPairError, PublicKeyError, SshImageError};
 use smolvm_sandbox::message::{Refusal, RefusalCode};
 use smolvm_sandbox::{
     AccessError, CopyError, CreateError, EndReason, EnvError, ErrorKind, ExecError, SpecError,
@@ -51,6 +52,18 @@ pub(crate) enum Failure {
     /// Environment variables could not be read or changed.
     #[error(transparent)]
     Env(#[from] EnvError),
+    /// An image cannot be built.
+    #[error(transparent)]
+    Image(#[from] Box<SshImageError>),
+    /// The cache of images cannot be used.
+    #[error(transparent)]
+    Cache(#[from] Box<CacheError>),
+    /// It is no public key.
+    #[error(transparent)]
+    PublicKey(#[from] PublicKeyError),
+    /// There is no pair of keys.
+    #[error(transparent)]
+    KeyPair(#[from] KeyPairError),
     /// A file of the host cannot be used.
     #[error("{action}")]
     Host {
@@ -146,6 +159,9 @@ impl Failure {
             Self::Exec(error) => error.kind(),
             Self::Copy(error) => error.kind(),
             Self::Env(error) => error.kind(),
+            Self::Image(error) => image_kind(error),
+            Self::PublicKey(_) => ErrorKind::InvalidInput,
+            Self::Cache(_) | Self::KeyPair(_) => ErrorKind::Host,
             Self::Host { source, .. } => host_kind(source),
             Self::TimedOut { .. }
             | Self::StillRunning { .. }
@@ -243,6 +259,9 @@ impl Failure {
                 );
                 class(py, &IMAGE, "ImageError")?.call1((message, self.details(py)?))
             }
+            Self::Image(_) | Self::PublicKey(_) => {
+                class(py, &IMAGE, "ImageError")?.call1((chain(self), self.details(py)?))
+            }
             _ => self.by_kind(py),
         }
     }
@@ -286,6 +305,16 @@ fn host_kind(error: &io::Error) -> ErrorKind {
         io::ErrorKind::InvalidInput
         | io::ErrorKind::IsADirectory
         | io::ErrorKind::NotADirectory => ErrorKind::InvalidInput,
+        _ => ErrorKind::Host,
+    }
+}
+
+fn image_kind(error: &SshImageError) -> ErrorKind {
+    match error {
+        SshImageError::Name { .. }
+        | SshImageError::Size { .. }
+        | SshImageError::Package { .. }
+        | SshImageError::Password(_) => ErrorKind::InvalidInput,
         _ => ErrorKind::Host,
     }
 }

@@ -18,6 +18,7 @@ mod command;
 mod core;
 mod failure;
 mod files;
+mod images;
 mod installation;
 mod operation;
 mod ownership;
@@ -38,6 +39,8 @@ mod _native {
         check_backend, check_env_key, check_port_forwards, check_vm_id, check_vm_sizes,
         check_vm_times, known_images,
     };
+    #[pymodule_export]
+    use crate::images::{build_image, ensure_key_pair};
     #[pymodule_export]
     use crate::operation::Operation;
     #[pymodule_export]

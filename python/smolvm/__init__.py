@@ -28,9 +28,12 @@ from smolvm.exceptions import (
     VMAlreadyExistsError,
     VMNotFoundError,
 )
+from smolvm.host import HostManager
 from smolvm.images.builder import SSH_BOOT_ARGS, ImageBuilder
+from smolvm.images.local import ImageManager, ImageSource, LocalImage
 from smolvm.inventory import SmolVMManager
 from smolvm.process import AsyncProcess, Process
+from smolvm.ssh import SSHClient
 from smolvm.types import (
     CommandResult,
     FileInfo,
@@ -48,13 +51,8 @@ from smolvm.unavailable import (
     BrowserSessionInfo,
     BrowserSessionState,
     BrowserViewport,
-    HostManager,
-    ImageManager,
-    ImageSource,
-    LocalImage,
     SnapshotArtifacts,
     SnapshotInfo,
-    SSHClient,
 )
 from smolvm.vm import SmolVM
 

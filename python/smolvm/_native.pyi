@@ -24,6 +24,8 @@ __all__ = [
     "check_vm_times",
     "create",
     "ensure_key_pair",
+    "host_report",
+    "image_files",
     "known_images",
     "list",
     "open",
@@ -69,6 +71,13 @@ class Image(TypedDict):
     mirror: _Path | None
     minirootfs: _Path | None
     minirootfs_sha256: str | None
+
+@type_check_only
+class HostReport(TypedDict):
+    has_kvm: bool
+    reason: str
+    missing: builtins.list[tuple[str, str]]
+    has_qemu: bool
 
 @type_check_only
 class CommandArguments(TypedDict):
@@ -184,6 +193,10 @@ def list(
 ) -> builtins.list[Info]: ...
 def reap(data_dir: _Path | None, bundled: _Path) -> builtins.list[str]: ...
 def build_image(image: Image, bundled: _Path) -> Operation[tuple[Path, Path]]: ...
+def host_report(bundled: _Path) -> Operation[HostReport]: ...
+def image_files(
+    name: str, cache_dir: _Path | None, is_looking: bool, bundled: _Path
+) -> Operation[tuple[Path, Path] | None]: ...
 def ensure_key_pair(directory: _Path, owner: tuple[int, int] | None) -> tuple[Path, Path]: ...
 def check_vm_id(vm_id: str) -> None: ...
 def check_vm_sizes(vcpus: int | None, memory: int | None, disk: int | None) -> None: ...

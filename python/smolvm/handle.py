@@ -23,6 +23,8 @@ class Handle:
 
     _native: _native.Sandbox
     _is_creator: bool
+    _ssh_user: str = "root"
+    _ssh_key_path: PathLike | None = None
 
     def __init__(
         self,
@@ -47,6 +49,8 @@ class Handle:
         ssh_user: str = "root",
         ssh_key_path: PathLike | None = None,
     ) -> None:
+        self._ssh_user = ssh_user
+        self._ssh_key_path = ssh_key_path
         chosen: dict[str, Any] = {
             "os": None if os is None else str(os),
             "mem_size_mib": _one_of("mem_size_mib", mem_size_mib, "memory", memory),

@@ -52,7 +52,9 @@ class SmolVM(AwaitedNames):
         ssh_key_path: PathLike | None = None,
     ) -> SmolVM:
         """Returns a handle on an existing sandbox, of this process or of another."""
-        return cls(vm_id=vm_id, data_dir=data_dir)
+        return cls(
+            vm_id=vm_id, data_dir=data_dir, ssh_user=ssh_user, ssh_key_path=ssh_key_path
+        )
 
     @staticmethod
     def list(
@@ -105,6 +107,26 @@ class SmolVM(AwaitedNames):
         check_ports(guest_port, host_port)
         self._native.unforward(host_port, guest_port).wait()
         return self
+
+    def ssh_commands(
+        self,
+        *,
+        ssh_user: str | None = None,
+        key_path: PathLike | None = None,
+        public_host: str | None = None,
+    ) -> dict[str, str]:
+        """Returns commands that log in with SSH, where the guest's image has a server.
+
+        ``localhost_port`` is the only one: guests have no address that others could reach. It
+        works until the sandbox stops or pauses.
+        """
+        import shlex
+
+        key = self._ssh_key_path if key_path is None else key_path
+        identity = [] if key is None else ["-i", str(key)]
+        user = ssh_user or self._ssh_user
+        port = str(self.expose_local(22))
+        return {"localhost_port": shlex.join(["ssh", *identity, "-p", port, f"{user}@127.0.0.1"])}
 
     def delete(self) -> None:
         """Ends the sandbox, whatever it does, and removes its disk."""

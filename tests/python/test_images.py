@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
+import hashlib
 from pathlib import Path
 
 import pytest
 
 from alpine_mirror import AlpineMirror
-from smolvm import ImageError, SmolVM, VMConfig, VMState
+from smolvm import (
+    HostError,
+    HostManager,
+    ImageError,
+    ImageManager,
+    ImageSource,
+    LocalImage,
+    OperationTimeoutError,
+    SmolVM,
+    SmolVMError,
+    SSHClient,
+    VMConfig,
+    VMState,
+)
 from smolvm.build import SSH_BOOT_ARGS, ImageBuilder
 from smolvm.utils import ensure_ssh_key
 
@@ -134,15 +146,74 @@ def test_debian_lets_in_whoever_has_the_key(tmp_path: Path) -> None:
         listens = "for i in $(seq 300); do (: < /dev/tcp/127.0.0.1/22) 2>&- && exit 0; sleep 0.1; done; exit 1"
         assert vm.run(["bash", "-c", listens], timeout=60).ok
         port = vm.expose_local(22)
-        command = [
-            "ssh", "-i", str(private_key), "-p", str(port), "-o", "BatchMode=yes",
-            "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
-            "-o", "LogLevel=ERROR", "root@127.0.0.1", "id -un; python3 -c 'print(6*7)'",
-        ]  # fmt: skip
-        login = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-        assert (login.stdout, login.returncode) == ("root\n42\n", 0), login.stderr
+        with SSHClient(port=port, key_path=private_key) as client:
+            client.wait_for_ssh(timeout=60)
+            assert client.run("id -un; python3 -c 'print(6*7)'").stdout == "root\n42\n"
+            assert client.run("echo \"$PATH\" >&2; exit 3", shell="raw").exit_code == 3
+            (tmp_path / "up").write_text("over ssh")
+            client.upload_file(tmp_path / "up", "/root/up")
+            assert vm.files.read_text("/root/up") == "over ssh"
+            client.download_file("/root/up", tmp_path / "down")
+            assert (tmp_path / "down").read_text() == "over ssh"
+            with pytest.raises(OperationTimeoutError) as caught:
+                client.run("echo begun; sleep 60", timeout=5)
+            assert caught.value.stdout == "begun\n"
+        commands = vm.ssh_commands(key_path=private_key)
+        assert commands == {"localhost_port": f"ssh -i {private_key} -p {port} root@127.0.0.1"}
         stranger, _ = ensure_ssh_key(tmp_path / "others")
-        command[2] = os.fspath(stranger)
-        refused = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-        assert refused.returncode == 255
-        assert "Permission denied" in refused.stderr
+        with SSHClient(port=port, key_path=stranger) as client:
+            with pytest.raises(SmolVMError, match="Permission denied"):
+                client.run("true")
+            with pytest.raises(OperationTimeoutError):
+                client.wait_for_ssh(timeout=1)
+
+
+def test_prepared_image_has_a_name(vm: SmolVM) -> None:
+    manager = ImageManager()
+    assert "debian" in manager.list_available()
+    # The sandbox that runs was made of it.
+    assert manager.is_cached("debian")
+    assert "debian" in manager.list_cached()
+    image = manager.ensure_image("debian")
+    with SmolVM(VMConfig(kernel_path=image.kernel_path, rootfs_path=image.rootfs_path)) as own:
+        assert own.run("python3 -c 'print(6*7)'", timeout=120).output == "42"
+    with pytest.raises(ImageError, match="no-such"):
+        manager.ensure_image("no-such")
+    with pytest.raises(ImageError, match="no-such"):
+        manager.is_cached("no-such")
+
+
+def test_nothing_is_ready_in_an_empty_cache(tmp_path: Path) -> None:
+    assert ImageManager(tmp_path).list_cached() == []
+
+
+def test_registered_image_is_what_its_digest_says(tmp_path: Path) -> None:
+    (tmp_path / "kernel").write_bytes(b"kernel")
+    (tmp_path / "root").write_bytes(b"root")
+    digest = hashlib.sha256(b"kernel").hexdigest()
+    kernel, root = f"file://{tmp_path}/kernel", str(tmp_path / "root")
+    manager = ImageManager()
+    manager.register(ImageSource("own", kernel, root, kernel_sha256=digest.upper()))
+    assert manager.is_cached("own")
+    assert manager.ensure_image("own") == LocalImage("own", tmp_path / "kernel", tmp_path / "root")
+    manager.register(ImageSource("own", kernel, root, rootfs_sha256=digest))
+    with pytest.raises(ImageError, match="rootfs_url.*SHA-256"):
+        manager.ensure_image("own")
+    manager.register(ImageSource("far", "http://127.0.0.1/kernel", root))
+    with pytest.raises(ImageError, match="kernel_url.*not downloaded"):
+        manager.ensure_image("far")
+
+
+def test_host_is_looked_at() -> None:
+    host = HostManager()
+    assert isinstance(host.check_kvm(), bool)
+    # Sandboxes run in these tests, so nothing is missing.
+    assert host.check_dependencies() == []
+    host.validate()
+
+
+def test_missing_program_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert "qemu-system-x86_64" in HostManager().check_dependencies()
+    with pytest.raises(HostError, match="apt-get install .*qemu-system-x86"):
+        HostManager().validate()

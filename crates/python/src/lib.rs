@@ -18,6 +18,7 @@ mod command;
 mod core;
 mod failure;
 mod files;
+mod host;
 mod images;
 mod installation;
 mod operation;
@@ -39,6 +40,8 @@ mod _native {
         check_backend, check_env_key, check_port_forwards, check_vm_id, check_vm_sizes,
         check_vm_times, known_images,
     };
+    #[pymodule_export]
+    use crate::host::{host_report, image_files};
     #[pymodule_export]
     use crate::images::{build_image, ensure_key_pair};
     #[pymodule_export]

@@ -12,7 +12,7 @@ use smolvm_image::{
 };
 
 use crate::failure::Failure;
-use crate::installation::{installation, variable};
+use crate::installation::{absolute, installation, variable};
 use crate::operation::Operation;
 
 /// Packages of the image with a browser: it, fonts that pages expect, and a screen to draw on.
@@ -116,7 +116,7 @@ pub(crate) fn build_image(
     image: ImageArguments,
     bundled: PathBuf,
 ) -> PyResult<Operation> {
-    let directory = image.directory.clone();
+    let directory = absolute(image.directory.clone());
     let prepared = || -> Result<_, Failure> {
         let installation = installation(None, &bundled)?;
         Ok((image.recipe()?, installation))
@@ -154,6 +154,7 @@ pub(crate) fn ensure_key_pair(
     directory: PathBuf,
     owner: Option<(u32, u32)>,
 ) -> PyResult<(PathBuf, PathBuf)> {
+    let directory = absolute(directory);
     let pair = py.detach(|| smolvm_image::ensure_key_pair(&directory, owner));
     match pair {
         Ok(pair) => Ok((pair.private, pair.public)),

@@ -37,7 +37,8 @@ pub(crate) fn variable(name: &str) -> Option<OsString> {
     env::var_os(name).filter(|value| !value.is_empty())
 }
 
-fn absolute(path: PathBuf) -> PathBuf {
+/// Returns a path that means the same in every directory: programs are started elsewhere.
+pub(crate) fn absolute(path: PathBuf) -> PathBuf {
     std::path::absolute(&path).unwrap_or(path)
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import builtins
 from collections.abc import Sequence
 from pathlib import Path
@@ -100,6 +99,9 @@ class AwaitedNames(Handle):
 
         At most ``concurrency`` start at a time.
         """
+        # Here, as it takes longer to import than all of this package.
+        import asyncio
+
         room = asyncio.Semaphore(concurrency or max(len(configs), 1))
 
         async def one(config: VMConfig) -> _Self:

@@ -6,7 +6,6 @@ does with a pipe: read both outputs, ``discard()`` one, or use ``communicate()``
 
 from __future__ import annotations
 
-import signal as _signal
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, AnyStr, Generic, TypeAlias, TypedDict, cast
@@ -15,6 +14,7 @@ from smolvm.types import ProcessExit
 
 if TYPE_CHECKING:
     import os
+    import signal as _signal
 
     from smolvm import _native
     from smolvm._native import Process as NativeProcess
@@ -30,6 +30,9 @@ __all__ = [
 
 #: A line for the guest's shell, or a program and its arguments.
 Command: TypeAlias = "str | Sequence[str | os.PathLike[str]]"
+
+#: Asks a process to end (signal(7)).
+_SIGTERM = 15
 
 #: Bytes that :meth:`ProcessOutput.chunks` reads at once at most.
 CHUNK_BYTES = 64 * 1024
@@ -216,7 +219,7 @@ class Process(_Running, Generic[AnyStr]):
 
     def terminate(self) -> None:
         """Asks it to end: sends SIGTERM."""
-        self.send_signal(_signal.SIGTERM)
+        self.send_signal(_SIGTERM)
 
     def kill(self) -> None:
         """Kills it and everything it started."""
@@ -326,7 +329,7 @@ class AsyncProcess(_Running, Generic[AnyStr]):
 
     async def terminate(self) -> None:
         """Asks it to end: sends SIGTERM."""
-        await self.send_signal(_signal.SIGTERM)
+        await self.send_signal(_SIGTERM)
 
     async def kill(self) -> None:
         """Kills it and everything it started."""

@@ -153,6 +153,12 @@ def test_import_takes_no_third_party_package(python: Python) -> None:
     assert done.stdout == "[]\n", done.stderr
 
 
+def test_import_leaves_slow_modules_for_later(python: Python) -> None:
+    slow = ("asyncio", "subprocess", "tempfile", "ssl", "logging")
+    done = python(f"import sys, smolvm; print([n for n in {slow!r} if n in sys.modules])")
+    assert done.stdout == "[]\n", done.stderr
+
+
 def test_stopped_sandbox_stays_as_long_as_its_creator(python: Python) -> None:
     done = python(
         "from smolvm import SmolVM\n"

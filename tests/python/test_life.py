@@ -238,3 +238,18 @@ def test_lifetime_ends_a_sandbox_whose_creator_was_killed(python: Python) -> Non
     while names() != before and time.monotonic() < deadline:
         time.sleep(0.1)
     assert names() == before
+
+
+def test_end_of_the_interpreter_waits_for_awaited_results(python: Python) -> None:
+    script = (
+        "import asyncio, sys\n"
+        "from smolvm import AsyncSmolVM\n"
+        "async def main():\n"
+        "    vm = AsyncSmolVM.from_id(sys.argv[1])\n"
+        "    await asyncio.gather(*(vm.run(['true']) for _ in range(8)))\n"
+        "asyncio.run(main())\n"
+    )
+    with SmolVM() as vm:
+        vm.start()
+        ends = [python(script.replace("sys.argv[1]", repr(vm.vm_id))) for _ in range(25)]
+    assert [end.returncode for end in ends] == [0] * 25, [end.stderr for end in ends]

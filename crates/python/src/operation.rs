@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -116,10 +116,13 @@ impl Operation {
             event_loop: event_loop.unbind(),
             future: future.clone().unbind(),
         };
+        let threads = Arc::downgrade(&runtime);
         let task = runtime.spawn(async move {
             let outcome = work.await;
             // Taking the GIL can take long; other tasks must go on meanwhile.
-            tokio::task::spawn_blocking(move || completion.deliver(outcome));
+            if let Some(threads) = threads.upgrade() {
+                threads.hand_over(move || completion.deliver(outcome));
+            }
         });
         let cancel = Cancel {
             task: task.abort_handle(),

@@ -56,11 +56,12 @@ pub(crate) fn after_fork() {
 #[pyfunction]
 pub(crate) fn at_exit(py: Python<'_>) -> PyResult<()> {
     let owned = with(std::mem::take);
-    if owned.is_empty() {
-        return Ok(());
-    }
     let runtime = runtime::runtime(py)?;
     py.detach(|| {
+        runtime.finish();
+        if owned.is_empty() {
+            return;
+        }
         runtime.block_on(async {
             let mut deletions = JoinSet::new();
             for core in owned.into_values() {

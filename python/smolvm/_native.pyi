@@ -6,15 +6,17 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypedDict, TypeVar, final, type_check_only
 
-from smolvm.types import CommandResult, ProcessExit
+from smolvm.types import CommandResult, JobStatus, ProcessExit
 
 __all__ = [
+    "AttachedJob",
     "Operation",
     "Process",
     "Sandbox",
     "__version__",
     "after_fork",
     "at_exit",
+    "attach_job",
     "build_image",
     "check_backend",
     "check_env_key",
@@ -28,8 +30,12 @@ __all__ = [
     "image_files",
     "known_images",
     "list",
+    "list_jobs",
     "open",
     "reap",
+    "remove_job",
+    "start_job",
+    "wait_job",
 ]
 
 _T = TypeVar("_T")
@@ -145,6 +151,18 @@ class Process:
     def resize(self, rows: int, columns: int) -> Operation[None]: ...
 
 @final
+class AttachedJob:
+    """What holds on to a job. The job goes on when this goes."""
+    @property
+    def pid(self) -> int:
+        """Its process ID in the guest."""
+    def read(self, cursor: int) -> Operation[tuple[str, Any, int]]: ...
+    def write(self, data: bytes) -> Operation[None]: ...
+    def close_stdin(self) -> Operation[None]: ...
+    def send_signal(self, number: int) -> Operation[None]: ...
+    def kill(self) -> Operation[None]: ...
+
+@final
 class Sandbox:
     """What every Python handle on one sandbox shares."""
     @property
@@ -198,6 +216,13 @@ def image_files(
     name: str, cache_dir: _Path | None, is_looking: bool, bundled: _Path
 ) -> Operation[tuple[Path, Path] | None]: ...
 def ensure_key_pair(directory: _Path, owner: tuple[int, int] | None) -> tuple[Path, Path]: ...
+def start_job(
+    sandbox: Sandbox, command: CommandArguments, name: str | None, buffer_bytes: int
+) -> Operation[str]: ...
+def list_jobs(sandbox: Sandbox) -> Operation[builtins.list[JobStatus]]: ...
+def wait_job(sandbox: Sandbox, name: str, timeout: float | None) -> Operation[ProcessExit]: ...
+def remove_job(sandbox: Sandbox, name: str) -> Operation[None]: ...
+def attach_job(sandbox: Sandbox, name: str, cursor: int) -> Operation[AttachedJob]: ...
 def check_vm_id(vm_id: str) -> None: ...
 def check_vm_sizes(vcpus: int | None, memory: int | None, disk: int | None) -> None: ...
 def check_vm_times(idle_timeout: float | None, max_lifetime: float | None) -> None: ...

@@ -12,6 +12,7 @@ from smolvm import _native
 from smolvm.exceptions import OperationTimeoutError, SmolVMError, ValidationError
 from smolvm.files import AsyncFiles, PathLike
 from smolvm.handle import BUNDLED, Handle, check_ports, native_spec, vm_info, warn
+from smolvm.jobs import AsyncJobs
 from smolvm.process import AsyncProcess, Command, arguments
 from smolvm.types import CommandResult, VMConfig, VMInfo
 
@@ -33,6 +34,11 @@ class AsyncSmolVM(Handle):
     def files(self) -> AsyncFiles:
         """The guest's files."""
         return AsyncFiles(self._native)
+
+    @property
+    def jobs(self) -> AsyncJobs:
+        """The guest's jobs: commands that outlive this process."""
+        return AsyncJobs(self._native)
 
     @classmethod
     async def create(

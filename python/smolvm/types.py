@@ -104,6 +104,35 @@ class ProcessExit:
 
 
 @dataclass(frozen=True)
+class JobStatus:
+    """How a job is."""
+
+    name: str
+    #: The command's process ID in the guest.
+    pid: int
+    #: How it ended; ``None`` while it runs.
+    exit: ProcessExit | None
+    #: The place of the oldest byte of output that is kept.
+    oldest_byte: int
+    #: Bytes of output so far, of both outputs together.
+    written_bytes: int
+
+
+@dataclass(frozen=True)
+class JobOutput:
+    """A piece of what a job wrote, or word of what is not kept any more."""
+
+    #: ``stdout``, ``stderr`` or ``lost``.
+    stream: str
+    #: What it wrote; nothing of ``lost``.
+    data: bytes
+    #: How many bytes ``lost`` stands for.
+    lost_bytes: int
+    #: The place after it: whoever attaches with this cursor gets what follows.
+    cursor: int
+
+
+@dataclass(frozen=True)
 class FileInfo:
     """What a file of the guest is."""
 

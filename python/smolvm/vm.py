@@ -16,6 +16,7 @@ from smolvm.aliases import AwaitedNames
 from smolvm.exceptions import OperationTimeoutError, SmolVMError
 from smolvm.files import Files, PathLike
 from smolvm.handle import BUNDLED, check_ports, vm_info, warn
+from smolvm.jobs import Jobs
 from smolvm.process import Command, Process, arguments
 from smolvm.types import CommandResult, VMInfo
 
@@ -39,6 +40,11 @@ class SmolVM(AwaitedNames):
     def files(self) -> Files:
         """The guest's files."""
         return Files(self._native)
+
+    @property
+    def jobs(self) -> Jobs:
+        """The guest's jobs: commands that outlive this process."""
+        return Jobs(self._native)
 
     @classmethod
     def from_id(

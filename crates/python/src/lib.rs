@@ -21,6 +21,7 @@ mod files;
 mod host;
 mod images;
 mod installation;
+mod jobs;
 mod operation;
 mod ownership;
 mod process;
@@ -44,6 +45,8 @@ mod _native {
     use crate::host::{host_report, image_files};
     #[pymodule_export]
     use crate::images::{build_image, ensure_key_pair};
+    #[pymodule_export]
+    use crate::jobs::{AttachedJob, attach_job, list_jobs, remove_job, start_job, wait_job};
     #[pymodule_export]
     use crate::operation::Operation;
     #[pymodule_export]

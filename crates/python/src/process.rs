@@ -317,10 +317,7 @@ impl Process {
 
     /// Sends a signal to its process group.
     fn send_signal(&self, py: Python<'_>, number: i32) -> PyResult<Operation> {
-        if !(1..=64).contains(&number) {
-            let message = format!("{number} is no Linux signal: those are 1 to 64");
-            return Err(Failure::argument("signal", message).into_py_err(py));
-        }
+        check_signal(number).map_err(|failure| failure.into_py_err(py))?;
         self.operation(
             py,
             |running| async move {
@@ -359,6 +356,15 @@ impl Process {
             |py, ()| Ok(py.None()),
         )
     }
+}
+
+/// Checks the number of a signal.
+pub(crate) fn check_signal(number: i32) -> Result<(), Failure> {
+    if (1..=64).contains(&number) {
+        return Ok(());
+    }
+    let message = format!("{number} is no Linux signal: those are 1 to 64");
+    Err(Failure::argument("signal", message))
 }
 
 async fn communicate(
@@ -419,7 +425,7 @@ fn content(py: Python<'_>, bytes: &[u8], is_text: bool) -> PyResult<Py<PyAny>> {
 }
 
 /// Makes Python's `ProcessExit`.
-fn exit(py: Python<'_>, end: &End) -> PyResult<Py<PyAny>> {
+pub(crate) fn exit(py: Python<'_>, end: &End) -> PyResult<Py<PyAny>> {
     static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 
     let class = CLASS.import(py, "smolvm.types", "ProcessExit")?;

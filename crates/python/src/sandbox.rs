@@ -28,6 +28,12 @@ pub(crate) struct Sandbox {
     core: Arc<Core>,
 }
 
+impl Sandbox {
+    pub(crate) const fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+}
+
 /// Creates a sandbox.
 #[pyfunction]
 pub(crate) fn create(

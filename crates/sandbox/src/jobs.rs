@@ -7,9 +7,9 @@ use futures::stream::SplitStream;
 use smolvm_protocol::message::{Event, JobStatus, MAX_JOBS, Request, StartJob};
 use smolvm_protocol::{Frame, FrameError, FrameKind};
 
-use crate::Sandbox;
 use crate::access::{Access, AccessError, Connection};
 use crate::exec::{End, EndReason, ExecError, Output, ProcessInput, START_PATIENCE};
+use crate::{Sandbox, SandboxId};
 
 /// A job that somebody is attached to. Dropping it leaves the job as it is.
 #[derive(Debug)]
@@ -37,6 +37,13 @@ pub enum JobEvent {
     Output(Output),
     /// This many bytes of output are not kept any more.
     Lost(u64),
+}
+
+/// Returns a name for a job whose owner does not care.
+#[must_use]
+pub fn random_job_name() -> String {
+    let random = SandboxId::random();
+    format!("job-{}", random.as_str().trim_start_matches("vm-"))
 }
 
 impl Sandbox {

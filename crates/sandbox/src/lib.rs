@@ -52,7 +52,7 @@ pub use env::{EnvError, check_env_key};
 pub use exec::{End, EndReason, ExecError, Output, Process, ProcessInput, ProcessOutput};
 pub use files::{DirectoryEntry, FileReader, FileWriter};
 pub use installation::Installation;
-pub use jobs::{AttachedJob, JobEvent, JobOutput};
+pub use jobs::{AttachedJob, JobEvent, JobOutput, random_job_name};
 pub use kind::ErrorKind;
 pub use plan::{PlanError, SupervisorPlan};
 pub use process::{JAIL_COMMAND, LOCK_FD, SUPERVISE_COMMAND};

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use smolvm_sandbox::message::{Exec, JobStatus, StartJob};
-use smolvm_sandbox::{EndReason, ErrorKind, JobEvent, Output, SandboxId};
+use smolvm_sandbox::{EndReason, ErrorKind, JobEvent, Output, SandboxId, random_job_name};
 use tokio::io::AsyncWriteExt as _;
 
 use super::program_args::ProgramArgs;
@@ -106,10 +106,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<Report, F
 }
 
 async fn start(args: StartArgs, context: &Context) -> Result<Report, Failure> {
-    let id = args.job.unwrap_or_else(|| {
-        let random = SandboxId::random();
-        format!("job-{}", random.as_str().trim_start_matches("vm-"))
-    });
+    let id = args.job.unwrap_or_else(random_job_name);
     if args.program.is_connected() {
         let message = "a job has neither a terminal nor standard input";
         return Err(Failure::new(ErrorKind::InvalidInput, message)

@@ -3,6 +3,7 @@
 //! ```text
 //!   target/python/build   virtual environment with the tools      target/python/wheel   the wheel
 //!   target/python/test    virtual environment with the wheel and what tests it
+//!   target/python/frameworks    virtual environment with the wheel and the agent frameworks
 //! ```
 
 use std::ffi::OsStr;
@@ -53,7 +54,56 @@ pub(crate) fn tested(workspace: &Workspace) -> Result<Vec<Skip>, Box<dyn std::er
     pytest
         .args(["-m", "pytest", "-q"])
         .current_dir(workspace.root());
-    Ok(skips_of(&mut pytest, &mut std::io::stdout())?)
+    let mut skipped = skips_of(&mut pytest, &mut std::io::stdout())?;
+    skipped.extend(tested_in_frameworks(workspace, &wheel)?);
+    Ok(skipped)
+}
+
+/// Runs the examples in the agent frameworks they are for. Returns the skipped tests.
+fn tested_in_frameworks(
+    workspace: &Workspace,
+    wheel: &Path,
+) -> Result<Vec<Skip>, Box<dyn std::error::Error>> {
+    let tests = workspace.root().join("tests/frameworks");
+    let directory = workspace.target().join("python/frameworks");
+    pinned_environment(&directory, &tests.join("requirements.txt"))?;
+    let mut install = program(&directory, "python");
+    install.args(["-m", "pip", "install", "--quiet", "--force-reinstall"]);
+    run_command(install.arg("--no-deps").arg(wheel))?;
+    let mut pytest = program(&directory, "python");
+    pytest.args(["-m", "pytest", "-q", "-c"]);
+    pytest.arg(tests.join("pytest.ini")).arg(&tests);
+    Ok(skips_of(
+        pytest.current_dir(workspace.root()),
+        &mut std::io::stdout(),
+    )?)
+}
+
+/// Makes a virtual environment with just what `requirements` lists; one made of the same file is used again.
+fn pinned_environment(directory: &Path, requirements: &Path) -> TaskResult {
+    // The copy is made last: it stands for a complete environment.
+    let installed = directory.join("requirements.txt");
+    let wanted = fs::read(requirements)?;
+    if fs::read(&installed).is_ok_and(|found| found == wanted) {
+        return Ok(());
+    }
+    if directory.exists() {
+        fs::remove_dir_all(directory)?;
+    }
+    environment(directory, &["pip>=24"])?;
+    let mut install = program(directory, "python");
+    // The file names all that is needed, so there is nothing to resolve, which can take minutes.
+    install.args([
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--requirement",
+    ]);
+    run_command(install.arg(requirements))?;
+    fs::write(installed, wanted)?;
+    Ok(())
 }
 
 /// Builds the wheel and returns its path.

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -28,20 +29,29 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"SKIPPED {report.nodeid}: {reason.splitlines()[0]}")
 
 
-def assert_nothing_left(directory: Path) -> None:
-    """Asserts that no sandbox is listed, no directory of one exists and no process knows the data directory."""
-    assert SmolVM.list(data_dir=directory) == []
-    sandboxes = directory / "sandboxes"
-    left = [path.name for path in sandboxes.iterdir() if path.is_dir()] if sandboxes.exists() else []
-    assert left == [], f"directories of sandboxes: {left}"
-    processes = []
+def processes_of(directory: Path) -> list[str]:
+    """Returns the command lines that name a directory."""
+    found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except (FileNotFoundError, ProcessLookupError):
             continue
         if str(directory) in command:
-            processes.append(command)
+            found.append(command)
+    return found
+
+
+def assert_nothing_left(directory: Path) -> None:
+    """Asserts that no sandbox is listed, no directory of one exists and no process knows the data directory."""
+    assert SmolVM.list(data_dir=directory) == []
+    sandboxes = directory / "sandboxes"
+    left = [path.name for path in sandboxes.iterdir() if path.is_dir()] if sandboxes.exists() else []
+    assert left == [], f"directories of sandboxes: {left}"
+    # A supervisor ends a moment after its sandbox is gone.
+    deadline = time.monotonic() + 10
+    while (processes := processes_of(directory)) and time.monotonic() < deadline:
+        pass
     assert processes == []
 
 
@@ -71,18 +81,18 @@ def model() -> Iterator[Model]:
 @pytest.fixture
 def run(data_dir: Path, model: Model, tmp_path: Path) -> Run:
     """Runs a Python program as a user would, with the scripted model in place of a provider."""
-    environment = {
-        **{name: value for name, value in os.environ.items() if "proxy" not in name.lower()},
-        "SMOLVM_DATA_DIR": str(data_dir),
-        "OPENAI_API_KEY": "none",
-        "OPENAI_BASE_URL": model.url,
-        "PYDANTIC_AI_MODEL": "openai:scripted",
-        # What the frameworks would send or fetch apart from asking the model.
-        "OPENAI_AGENTS_DISABLE_TRACING": "1",
-        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-    }
-
     def program(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+        # Taken now: a test may have changed it.
+        environment = {
+            **{name: value for name, value in os.environ.items() if "proxy" not in name.lower()},
+            "SMOLVM_DATA_DIR": str(data_dir),
+            "OPENAI_API_KEY": "none",
+            "OPENAI_BASE_URL": model.url,
+            "PYDANTIC_AI_MODEL": "openai:scripted",
+            # What the frameworks would send or fetch apart from asking the model.
+            "OPENAI_AGENTS_DISABLE_TRACING": "1",
+            "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        }
         command = [sys.executable, str(HERE / "loopback_only.py"), str(path), *arguments]
         done = subprocess.run(
             command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False

@@ -378,7 +378,7 @@ def test_interrupt_ends_the_wait_and_not_the_command(vm: SmolVM) -> None:
     timer = threading.Timer(0.3, signal.raise_signal, (signal.SIGINT,))
     timer.start()
     with pytest.raises(KeyboardInterrupt):
-        process.wait()
+        pytest.fail(f"the wait went on to the end: {process.wait(timeout=60)}")
     assert process.poll() is None
     process.kill()
 

@@ -33,5 +33,5 @@ clean: need-cargo ## remove build results (target); sandboxes, images and packag
 
 need-cargo:
 	@command -v $(CARGO) >/dev/null || { \
-	  echo "error: $(CARGO) is not in PATH; install Rust 1.90 or newer, for example with rustup" >&2; \
+	  echo "error: $(CARGO) is not in PATH; install Rust 1.91 or newer, for example with rustup" >&2; \
 	  exit 1; }

@@ -5,8 +5,14 @@
 
 mod event;
 mod event_log;
+mod policy;
 mod verdict;
 
 pub use event::{Event, Protocol, Record};
 pub use event_log::{EventLog, EventSink};
+pub use policy::{
+    Action, Decider, Decision, Destination, GATEWAY_NAME, HOST_NAME, Mode, Name, NameError,
+    NamePattern, NetworkPolicy, PolicyError, PolicyHandle, Ports, Protection, RESERVED_DOMAIN,
+    Rule, RuleError, RuleProblem, SettingsError, Target, Transport, from_internet_settings,
+};
 pub use verdict::Verdict;

@@ -3,11 +3,13 @@
 
 #![forbid(unsafe_code)]
 
+mod dns;
 mod event;
 mod event_log;
 mod policy;
 mod verdict;
 
+pub use dns::{DnsTransport, Pins, Resolver, ResolverConfig, UpstreamConfig};
 pub use event::{Event, Protocol, Record};
 pub use event_log::{EventLog, EventSink};
 pub use policy::{

@@ -28,20 +28,19 @@ const QUEUE_EVENTS: usize = 2048;
 /// About 30,000 events.
 const MAX_FILE_BYTES: u64 = 8 * 1024 * 1024;
 
-/// The writer of one log. Dropping it writes what was recorded and closes the file.
+/// The writer of one log, which ends when all sinks of the log are dropped.
 #[derive(Debug)]
 pub struct EventLog {
-    sink: Option<EventSink>,
-    writer: Option<JoinHandle<()>>,
+    writer: JoinHandle<()>,
 }
 
 impl EventLog {
-    /// Starts the log at `path`, going on after what is there.
+    /// Starts the log at `path`, going on after what is there. Returns with it where events go.
     ///
     /// # Errors
     ///
     /// When the file cannot be opened, or no thread started.
-    pub fn start(path: PathBuf) -> io::Result<Self> {
+    pub fn start(path: PathBuf) -> io::Result<(EventSink, Self)> {
         let file = BoundedFile::open(path)?;
         let (queue, records) = sync_channel(QUEUE_EVENTS);
         let lost = Arc::new(AtomicU64::new(0));
@@ -49,35 +48,20 @@ impl EventLog {
         let writer = std::thread::Builder::new()
             .name("network-log".to_owned())
             .spawn(move || write(&records, file, &counted))?;
-        Ok(Self {
-            sink: Some(EventSink {
-                queue,
-                numbers: Arc::new(AtomicU64::new(0)),
-                lost,
-            }),
-            writer: Some(writer),
-        })
+        let sink = EventSink {
+            queue,
+            numbers: Arc::new(AtomicU64::new(0)),
+            lost,
+        };
+        Ok((sink, Self { writer }))
     }
 
-    /// Returns where events go. The log ends when it and all its sinks are dropped.
+    /// Waits until everything is written.
     ///
-    /// # Panics
-    ///
-    /// Never: the sink is there until the log is dropped.
-    #[must_use]
-    pub fn sink(&self) -> EventSink {
-        self.sink.clone().expect("taken only by drop")
-    }
-}
-
-impl Drop for EventLog {
-    fn drop(&mut self) {
-        self.sink = None;
-        // Waits only for what is in the queue, as long as the gateway's tasks, which hold the
-        // other sinks, ended first.
-        if let Some(writer) = self.writer.take() {
-            let _panicked = writer.join();
-        }
+    /// Preconditions: all sinks are dropped, or will be without this thread's help.
+    pub fn finish(self) {
+        // What a panic has said already is not said again.
+        let _panicked = self.writer.join();
     }
 }
 
@@ -217,11 +201,12 @@ mod tests {
     fn events_are_lines_in_their_order() {
         let directory = tempfile::tempdir().expect("temporary directory");
         let path = directory.path().join("network.jsonl");
-        let log = EventLog::start(path.clone()).expect("log");
+        let (sink, log) = EventLog::start(path.clone()).expect("log");
         for number in 0..3 {
-            log.sink().record(query(number));
+            sink.record(query(number));
         }
-        drop(log);
+        drop(sink);
+        log.finish();
         let records = records(&path);
         assert_eq!(
             records
@@ -237,8 +222,7 @@ mod tests {
     fn flood_is_kept_or_told_as_lost() {
         let directory = tempfile::tempdir().expect("temporary directory");
         let path = directory.path().join("network.jsonl");
-        let log = EventLog::start(path.clone()).expect("log");
-        let sink = log.sink();
+        let (sink, log) = EventLog::start(path.clone()).expect("log");
         let flood = 100_000;
         for number in 0..flood {
             sink.record(query(number));
@@ -250,7 +234,7 @@ mod tests {
         }
         let recorded = sink.numbers.load(Ordering::Relaxed);
         drop(sink);
-        drop(log);
+        log.finish();
 
         let counted: u64 = [put_aside(&path), path]
             .iter()

@@ -3,12 +3,14 @@
 
 #![forbid(unsafe_code)]
 
+mod dns;
 mod event;
 mod event_log;
 mod inspect;
 mod policy;
 mod verdict;
 
+pub use dns::{DnsTransport, Pins, Resolver, ResolverConfig, UpstreamConfig};
 pub use event::{Event, Protocol, Record};
 pub use event_log::{EventLog, EventSink};
 pub use inspect::{ClientHello, DEFAULT_PATIENCE, Inspector, Peeked, Replayed, Shown, peek};

@@ -104,7 +104,7 @@ impl Inspector {
     }
 
     /// Returns what is shown when no more bytes come.
-    fn give_up(&self) -> Shown {
+    pub(crate) fn give_up(&self) -> Shown {
         if self.first.is_empty() {
             Shown::Silent
         } else {

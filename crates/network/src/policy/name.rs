@@ -15,6 +15,17 @@ const MAX_NAME_BYTES: usize = 253;
 /// Longest label in bytes (RFC 1035 §2.3.4).
 const MAX_LABEL_BYTES: usize = 63;
 
+/// Suffixes below which nobody can register a name, so that all of them are the host's owner's own
+/// (IANA Special-Use Domain Names; `internal` by ICANN's decision of 2024).
+const UNREGISTERED_SUFFIXES: &[&str] = &[
+    "example",
+    "internal",
+    "invalid",
+    "local",
+    "localhost",
+    "test",
+];
+
 /// The domain whose names the gateway answers itself and never asks anyone for.
 pub const RESERVED_DOMAIN: &str = "smolvm.internal";
 
@@ -203,16 +214,16 @@ impl NamePattern {
     /// suffix where everybody registers names.
     ///
     /// Suffixes of one company, such as `github.io`, do not count: to allow them is common, and
-    /// says what it does.
+    /// says what it does. A suffix that the list does not have may be a new one.
     pub(crate) fn is_below_public_suffix(&self) -> bool {
         let Self::Below(domain) = self else {
             return false;
         };
-        let is_single_label = !domain.as_str().contains('.');
-        let is_registry = psl::suffix(domain.as_str().as_bytes()).is_some_and(|suffix| {
-            suffix.typ() == Some(psl::Type::Icann) && suffix == domain.as_str()
-        });
-        is_single_label || is_registry
+        let domain = domain.as_str();
+        let is_listed = psl::suffix(domain.as_bytes())
+            .is_some_and(|suffix| suffix.typ() == Some(psl::Type::Icann) && suffix == domain);
+        let is_unlisted = !domain.contains('.') && !UNREGISTERED_SUFFIXES.contains(&domain);
+        is_listed || is_unlisted
     }
 }
 
@@ -291,7 +302,9 @@ mod tests {
         for (domain, expected) in [
             ("com", true),
             ("co.uk", true),
-            ("internal", true),
+            ("not-listed-yet", true),
+            ("internal", false),
+            ("test", false),
             ("example.com", false),
             ("github.io", false),
             ("example.co.uk", false),

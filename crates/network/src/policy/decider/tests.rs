@@ -424,11 +424,11 @@ mod reference {
         matches!(rule.target(), Target::Network(_))
     }
 
-    fn first<'a>(
-        policy: &'a NetworkPolicy,
+    fn first(
+        policy: &NetworkPolicy,
         action: Action,
         accepts: impl Fn(&Rule) -> bool,
-    ) -> Option<&'a Rule> {
+    ) -> Option<&Rule> {
         policy
             .rules()
             .iter()

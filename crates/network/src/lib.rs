@@ -6,13 +6,17 @@
 mod dns;
 mod event;
 mod event_log;
+mod frame;
+mod gateway;
 mod inspect;
 mod policy;
+mod throttle;
 mod verdict;
 
 pub use dns::{DnsTransport, Pins, Resolver, ResolverConfig, UpstreamConfig};
 pub use event::{Event, Protocol, Record};
 pub use event_log::{EventLog, EventSink};
+pub use gateway::{Gateway, GatewayConfig, Limits, LinkConfig};
 pub use inspect::{ClientHello, DEFAULT_PATIENCE, Inspector, Peeked, Replayed, Shown, peek};
 pub use policy::{
     Action, Decider, Decision, Destination, GATEWAY_NAME, HOST_NAME, Mode, Name, NameError,

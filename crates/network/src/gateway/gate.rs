@@ -1,0 +1,63 @@
+//! The gate that a connection passes whose destination is allowed by its name alone: the name
+//! that its protocol shows must be allowed, too.
+//!
+//! ```text
+//!   guest's first bytes --look--> TLS with a name  --judge--> on, or reset
+//!          (held)                 TLS without one, or with an encrypted hello: no name
+//!                                 HTTP             --> each request is judged by its host
+//!                                 anything else    --> on: it shows no name
+//! ```
+//!
+//! What the guest sends is held until then; what the server sends is not, so that protocols in
+//! which it speaks first work.
+
+use tokio::net::TcpStream;
+
+use super::flow::Flow;
+use super::relay::{End, Relay};
+use crate::{ClientHello, Inspector, Name, Shown, Verdict};
+
+/// Lets the connection through once it has shown what it is, if that is allowed.
+pub(crate) async fn pass(flow: &Flow, relay: &mut Relay<'_>, host: &mut TcpStream) -> End {
+    let verdict = match look(relay, host).await {
+        Err(end) => return end,
+        Ok(Shown::Opaque | Shown::Silent) => return relay.run(host).await,
+        Ok(Shown::Tls(hello)) => judge_hello(flow, &hello),
+        Ok(Shown::Http | Shown::Http2) => return relay.run(host).await,
+        Ok(Shown::Malformed(what)) => {
+            let verdict = Verdict::denied(format!("built-in: {what}"));
+            flow.record_name("tls", None, verdict.clone());
+            verdict
+        }
+    };
+    if verdict.is_allowed {
+        return relay.run(host).await;
+    }
+    relay.reset().await;
+    End::Refused
+}
+
+/// Waits until the connection has shown what it is.
+async fn look(relay: &mut Relay<'_>, host: &mut TcpStream) -> Result<Shown, End> {
+    let mut inspector = Inspector::default();
+    let mut looked_at = 0;
+    let look = |bytes: &[u8], is_complete: bool| {
+        let shown = inspector.push(&bytes[looked_at..]);
+        looked_at = bytes.len();
+        shown.or_else(|| is_complete.then(|| inspector.give_up()))
+    };
+    relay.hold(host, look).await
+}
+
+/// Judges the name of a TLS hello. A hello that is encrypted shows a name that means nothing.
+fn judge_hello(flow: &Flow, hello: &ClientHello) -> Verdict {
+    let name = hello
+        .name
+        .as_deref()
+        .filter(|_| !hello.has_ech)
+        .and_then(|name| Name::from_ascii(name).ok());
+    let verdict = flow.judge_shown(name.as_ref());
+    let shown = name.map(|name| name.as_str().to_owned());
+    flow.record_name("tls", shown, verdict.clone());
+    verdict
+}

@@ -1,0 +1,96 @@
+//! A TCP connection of the guest's: terminated here, and carried on by a socket of the host's.
+//!
+//! The host's connection comes first. Until it is there the guest's is not answered, so that the
+//! guest sees what it would see without a gateway: a refusal is a refusal.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::flow::{Flow, Outcome, Totals};
+use super::packet::Packet;
+use super::relay::{End, Relay};
+use super::terminal::Terminal;
+use crate::Decision;
+
+/// How long the host's connection may take. The guest's own patience is about two minutes
+/// (tcp(7), `tcp_syn_retries`).
+const CONNECT_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Carries the connection until it has ended. Returns how it did.
+pub(crate) async fn connection(
+    flow: &Flow,
+    decision: &Decision,
+    packets: &mut mpsc::Receiver<Packet>,
+    totals: &mut Totals,
+) -> Outcome {
+    let mut host = match connect(flow.upstream()).await {
+        Ok(host) => host,
+        Err(error) if is_refusal(&error) => {
+            let reset = packets
+                .recv()
+                .await
+                .and_then(|packet| flow.outgoing().reset(&packet));
+            if let Some(reset) = reset {
+                flow.outgoing().offer(reset);
+            }
+            return Outcome::Ended(error.to_string());
+        }
+        Err(error) => return Outcome::Unreachable(error.to_string()),
+    };
+    let mut relay = relay(flow, packets);
+    let end = match decision {
+        Decision::AllowedByName(_) => super::gate::pass(flow, &mut relay, &mut host).await,
+        Decision::Allowed(_) | Decision::Denied(_) => relay.run(&mut host).await,
+    };
+    if matches!(end, End::ResetByGuest | End::LinkGone | End::Refused) {
+        // What is lost for the guest is told to the server as it is: by a reset.
+        let _is_gone = host.set_zero_linger();
+    }
+    totals.sent_bytes = relay.sent_bytes;
+    totals.received_bytes = relay.received_bytes;
+    describe(&end)
+}
+
+/// Returns the gateway's end of the connection.
+pub(crate) fn relay<'a>(flow: &Flow, packets: &'a mut mpsc::Receiver<Packet>) -> Relay<'a> {
+    let context = &flow.context;
+    let terminal = Terminal::listening(
+        flow.key.destination,
+        context.outgoing.link(),
+        usize::from(context.link.mtu),
+        context.seed(),
+    );
+    Relay::new(terminal, packets, &context.outgoing)
+}
+
+async fn connect(to: SocketAddr) -> io::Result<TcpStream> {
+    let stream = timeout(CONNECT_PATIENCE, TcpStream::connect(to))
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Whether the destination answered, and will not have the connection.
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset
+    )
+}
+
+/// Returns how a connection ended, for the log.
+pub(crate) fn describe(end: &End) -> Outcome {
+    Outcome::Ended(match end {
+        End::Closed => "closed".to_owned(),
+        End::ResetByGuest => "reset by the guest".to_owned(),
+        End::HostFailed(error) => error.to_string(),
+        End::LinkGone => "gateway ended".to_owned(),
+        End::Refused => "denied by the name it showed".to_owned(),
+    })
+}

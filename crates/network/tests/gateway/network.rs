@@ -1,0 +1,107 @@
+//! A guest with its gateway and what the gateway logs.
+
+use smolvm_network::{
+    Event, EventLog, Gateway, GatewayConfig, Limits, LinkConfig, Mode, NetworkPolicy, PolicyHandle,
+    Record, Rule, UpstreamConfig, Verdict,
+};
+
+use crate::guest::{ADDRESS, GATEWAY, GATEWAY_MAC, Guest, MAC, MTU};
+
+/// A guest with its gateway.
+pub(crate) struct Network {
+    pub(crate) guest: Guest,
+    _gateway: Gateway,
+    _log: EventLog,
+    directory: tempfile::TempDir,
+}
+
+impl Network {
+    pub(crate) fn new(mode: &str, rules: &[&str], limits: Limits) -> Self {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let (sink, log) = EventLog::start(directory.path().join("network.jsonl")).expect("log");
+        let (ours, theirs) = tokio::io::duplex(256 * 1024);
+        let config = GatewayConfig {
+            link: link(),
+            policy: PolicyHandle::new(&policy(mode, rules)),
+            upstream: UpstreamConfig::Servers(Vec::new()),
+            log: sink,
+            limits,
+        };
+        Self {
+            guest: Guest::new(ours),
+            _gateway: Gateway::start(theirs, config),
+            _log: log,
+            directory,
+        }
+    }
+
+    /// Lets the guest live until the log has an event that `select` takes.
+    pub(crate) async fn logged<T>(&mut self, select: impl Fn(Event) -> Option<T>) -> T {
+        let path = self.directory.path().join("network.jsonl");
+        let find = || {
+            let text = std::fs::read_to_string(&path).expect("log");
+            text.lines()
+                .filter_map(|line| serde_json::from_str::<Record>(line).ok())
+                .filter_map(|record| select(record.event))
+                .last()
+        };
+        self.guest.until(|_| find()).await
+    }
+
+    /// Returns bytes sent, bytes received and the reason of a connection's end.
+    pub(crate) async fn end_of_connection(&mut self) -> (u64, u64, String) {
+        self.logged(|event| match event {
+            Event::Closed {
+                sent_bytes,
+                received_bytes,
+                reason,
+                ..
+            } => Some((sent_bytes, received_bytes, reason)),
+            _ => None,
+        })
+        .await
+    }
+
+    /// Returns the verdict on a connection.
+    pub(crate) async fn verdict(&mut self) -> Verdict {
+        self.logged(|event| match event {
+            Event::Connection { verdict, .. } => Some(verdict),
+            _ => None,
+        })
+        .await
+    }
+
+    /// Returns how many frames were dropped for this reason.
+    pub(crate) async fn dropped(&mut self, why: &str) -> u64 {
+        self.logged(|event| match event {
+            Event::Dropped { reason, frames } if reason == why => Some(frames),
+            _ => None,
+        })
+        .await
+    }
+}
+
+fn link() -> LinkConfig {
+    let address = |text: &str| text.parse().expect("address");
+    LinkConfig {
+        guest_mac: MAC,
+        gateway_mac: GATEWAY_MAC,
+        guest: vec![address(ADDRESS), address("fd73:6d6f:6c76::2")],
+        gateway: vec![
+            format!("{GATEWAY}/24").parse().expect("address"),
+            "fd73:6d6f:6c76::1/64".parse().expect("address"),
+        ],
+        host: Vec::new(),
+        mtu: MTU,
+    }
+}
+
+fn policy(mode: &str, rules: &[&str]) -> NetworkPolicy {
+    let mode = match mode {
+        "open" => Mode::Open,
+        "restricted" => Mode::Restricted,
+        _ => Mode::Off,
+    };
+    let rule = |rule: &&str| rule.parse::<Rule>().expect("a rule");
+    NetworkPolicy::new(mode, rules.iter().map(rule).collect()).expect("few rules")
+}

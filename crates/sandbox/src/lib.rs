@@ -16,6 +16,7 @@
 
 pub mod accelerator;
 mod access;
+mod bounded_log;
 mod custom;
 mod dial;
 mod disk;

@@ -11,6 +11,7 @@
 //! through it in one order, and it alone changes the state. [`ending`] says how a machine ended.
 //! Other tasks only carry bytes: [`lease`] speaks to the creating process, [`clients`] relays
 //! operations, [`forwards`] exposes ports, [`console`] keeps what the guest prints.
+//! [`log`] keeps what the supervisor says of itself.
 //!
 //! A supervisor is a value, not a process: [`supervise`] runs until its sandbox has ended.
 
@@ -21,6 +22,7 @@ mod driver;
 mod ending;
 mod forwards;
 mod lease;
+mod log;
 
 use std::fs::File;
 use std::io;
@@ -40,6 +42,7 @@ use driver::Driver;
 pub use forwards::BindError;
 use forwards::Forwards;
 use lease::Lease;
+pub use log::SupervisorLog;
 
 /// Why a supervisor could not do its work at all.
 #[derive(Debug, thiserror::Error)]

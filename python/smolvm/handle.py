@@ -10,7 +10,7 @@ from typing import Any
 from smolvm import _native
 from smolvm.exceptions import SmolVMError, ValidationError
 from smolvm.files import PathLike
-from smolvm.types import NetworkConfig, PortForward, VMConfig, VMInfo, VMState
+from smolvm.types import NetworkConfig, PortForward, VMConfig, VMInfo, VMState, native_ports
 
 __all__ = ["BUNDLED", "Handle", "check_ports", "native_spec", "vm_info", "warn"]
 
@@ -153,7 +153,7 @@ def native_spec(config: VMConfig, backend: str | None) -> _native.Spec:
         "boot_args": config.boot_args if is_custom else None,
         "is_shared": config.disk_mode == "shared",
         "keeps_disk": config.retain_disk_on_delete,
-        "port_forwards": [(port.host_port, port.guest_port) for port in config.port_forwards],
+        "port_forwards": native_ports(config.port_forwards),
         "env_vars": config.env_vars,
     }
 
@@ -170,6 +170,7 @@ def vm_info(known: _native.Info) -> VMInfo:
         idle_timeout=known["idle_timeout"],
         max_lifetime=known["max_lifetime"],
         max_processes=known["max_processes"],
+        port_forwards=[PortForward(host, guest) for host, guest in known["port_forwards"]],
     )
     return VMInfo(
         vm_id=known["vm_id"],

@@ -180,8 +180,8 @@ class VMConfig:
 
     Everything is optional. ``memory`` and ``disk_size`` are other names of ``mem_size_mib`` and
     ``disk_size_mib``. Unknown names are ignored with a warning; a value that is not legal raises
-    a :class:`ValidationError` that names it. ``port_forwards`` are exposed whenever the process
-    that created the sandbox starts it.
+    a :class:`ValidationError` that names it. ``port_forwards`` are exposed whenever the sandbox
+    runs, whoever started it.
     """
 
     vm_id: str | None = None
@@ -369,17 +369,16 @@ def _port_forwards(name: str, value: Any) -> list[PortForward]:
                 f"{at}: {given!r} has no host_port and guest_port, or something else"
             ) from None
         for side in ("host_port", "guest_port"):
-            number = _whole(f"{at}.{side}", getattr(port, side))
-            if not 1 <= number <= 65535:
-                raise ValidationError(f"{at}.{side}: {number} is not 1 to 65535")
-        if port.host_address not in ("127.0.0.1", "localhost"):
-            raise ValidationError(
-                f"{at}.host_address: {port.host_address!r} is not 127.0.0.1; ports are exposed "
-                "on the loopback address only"
-            )
+            _whole(f"{at}.{side}", getattr(port, side))
+        _text(f"{at}.host_address", port.host_address)
         ports.append(port)
-    _native.check_port_forwards([(port.host_port, port.guest_port) for port in ports])
+    _native.check_port_forwards(native_ports(ports))
     return ports
+
+
+def native_ports(ports: Sequence[PortForward]) -> list[tuple[str, int, int]]:
+    """Returns forwards as the extension module takes them."""
+    return [(port.host_address, port.host_port, port.guest_port) for port in ports]
 
 
 _CHECKS: dict[str, Any] = {

@@ -10,6 +10,7 @@ mod jail;
 mod jobs;
 mod lifecycle;
 mod limits;
+mod ports;
 mod refusals;
 mod ssh_images;
 mod terminal;

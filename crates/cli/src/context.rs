@@ -93,6 +93,7 @@ impl Context {
             "backend": info.engine.as_deref().unwrap_or(info.spec.engine.as_str()),
             "lifetime": info.spec.lifetime,
             "labels": info.spec.labels,
+            "port_forwards": info.spec.port_forwards,
             "idle_timeout_ms": info.spec.idle_timeout_ms,
             "max_lifetime_ms": info.spec.max_lifetime_ms,
             "cpus": info.spec.vcpus,

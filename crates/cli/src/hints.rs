@@ -11,8 +11,8 @@ use smolvm_sandbox::accelerator::AcceleratorError;
 use smolvm_sandbox::control::{StartFailure, StartFailureKind};
 use smolvm_sandbox::message::{Refusal, RefusalCode};
 use smolvm_sandbox::{
-    AccessError, CopyError, CreateError, EnvError, ErrorKind, ExecError, PlanError, SandboxState,
-    SpecError, StartError, StoreError,
+    AccessError, CopyError, CreateError, EnvError, ErrorKind, ExecError, PlanError,
+    PortForwardError, SandboxState, SpecError, StartError, StoreError,
 };
 
 use crate::failure::Failure;
@@ -68,6 +68,12 @@ impl Advice {
 impl From<SpecError> for Failure {
     fn from(error: SpecError) -> Self {
         Self::of(&error, error.kind(), Advice::none())
+    }
+}
+
+impl From<PortForwardError> for Failure {
+    fn from(error: PortForwardError) -> Self {
+        Self::of(&error, error.kind(), Advice::code("port_forwards"))
     }
 }
 
@@ -260,6 +266,7 @@ fn on_refusal(refusal: &Refusal) -> Advice {
         RefusalCode::ResourcesExhausted => {
             Advice::code("guest_exhausted").hint("create the sandbox with more memory: --memory 2G")
         }
+        RefusalCode::PortTaken => port_taken(),
         RefusalCode::Malformed
         | RefusalCode::InvalidInput
         | RefusalCode::NotFound
@@ -269,6 +276,7 @@ fn on_refusal(refusal: &Refusal) -> Advice {
         | RefusalCode::IsADirectory
         | RefusalCode::NotEmpty
         | RefusalCode::ConnectionRefused
+        | RefusalCode::Host
         | RefusalCode::ShuttingDown
         | RefusalCode::Io => Advice::none(),
     }
@@ -293,8 +301,13 @@ fn on_start_failure(failure: &StartFailure) -> Advice {
             .hint("check that guests boot on this host: smolvm doctor --self-test"),
         StartFailureKind::Incompatible => Advice::code("incompatible")
             .hint("programs of one version belong together: smolvm, smolvm-vmm, smolvm-agent"),
+        StartFailureKind::PortTaken => port_taken(),
         StartFailureKind::Files | StartFailureKind::Host => Advice::none(),
     }
+}
+
+fn port_taken() -> Advice {
+    Advice::code("port_taken").hint("see what has it, and end that: ss -tlnp")
 }
 
 pub(crate) fn on_plan(error: &PlanError) -> Advice {

@@ -5,6 +5,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use smolvm_sandbox::control::Forward;
 use smolvm_sandbox::{DiskMib, EngineChoice, MemoryMib, SandboxId, VcpuCount};
 
 /// Parses a size with an optional unit; a bare number is MiB.
@@ -98,6 +99,25 @@ pub(crate) fn label(text: &str) -> Result<(String, String), String> {
         return Err(format!("{text:?} is not a label: use KEY=VALUE"));
     }
     Ok((key.to_owned(), value.to_owned()))
+}
+
+/// Parses a port.
+pub(crate) fn port(text: &str) -> Result<u16, String> {
+    text.parse()
+        .ok()
+        .filter(|port| *port > 0)
+        .ok_or_else(|| format!("{text:?} is not a port: use 1 to 65535"))
+}
+
+/// Parses a port of this host and one of the guest.
+pub(crate) fn forward(text: &str) -> Result<Forward, String> {
+    let (host, guest) = text
+        .split_once(':')
+        .ok_or_else(|| format!("{text:?} is not HOST_PORT:GUEST_PORT"))?;
+    Ok(Forward {
+        host_port: port(host)?,
+        guest_port: port(guest)?,
+    })
 }
 
 /// Parses a share of the processors: `50%` is half a CPU, `1.5` one and a half.

@@ -31,9 +31,10 @@ pub enum SupervisorRequest {
     /// Waits until the agent has answered. Answer: [`SupervisorReply::Done`]; the connection ends
     /// without one when the machine does first.
     AwaitReady,
-    /// Holds the machine still. Answer: [`SupervisorReply::Done`].
+    /// Holds the machine still, and closes its forwards. Answer: [`SupervisorReply::Done`].
     Pause,
-    /// Lets a paused machine go on. Answer: [`SupervisorReply::Done`].
+    /// Lets a paused machine go on, with the forwards it had; refused when one of their ports has
+    /// been taken meanwhile. Answer: [`SupervisorReply::Done`].
     Resume,
     /// Makes a port of the guest's loopback reachable on the host's loopback, until it is closed
     /// or the machine ends. The same pair again is the same forward. Answer:
@@ -172,6 +173,8 @@ pub enum StartFailureKind {
     Incompatible,
     /// A file of the sandbox is missing or unusable.
     Files,
+    /// A port of the host that the sandbox exposes is taken.
+    PortTaken,
     /// The host failed in another way.
     Host,
 }

@@ -444,6 +444,10 @@ pub enum RefusalCode {
     ResourcesExhausted,
     /// The guest is shutting down.
     ShuttingDown,
+    /// A port of the host is in use. Said by supervisors only.
+    PortTaken,
+    /// The host refuses it or fails. Said by supervisors only.
+    Host,
     /// Any other failure of the guest's kernel or file system.
     Io,
 }

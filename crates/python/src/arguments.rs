@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use pyo3::prelude::*;
-use smolvm_sandbox::control::Forward;
-use smolvm_sandbox::{CustomBoot, DiskMib, Lifetime, MemoryMib, SandboxId, SandboxSpec, VcpuCount};
+use smolvm_sandbox::{
+    AskedForward, CustomBoot, DiskMib, Lifetime, MemoryMib, PortForwards, SandboxId, SandboxSpec,
+    VcpuCount,
+};
 
 use crate::failure::Failure;
 use crate::installation::variable;
@@ -31,8 +33,7 @@ pub(crate) struct SpecArguments {
     boot_args: Option<String>,
     is_shared: bool,
     keeps_disk: bool,
-    /// Ports of the host and of the guest.
-    port_forwards: Vec<(u16, u16)>,
+    port_forwards: Vec<ForwardArgument>,
     /// Variables to set in the guest once it has booted.
     pub(crate) env_vars: BTreeMap<String, String>,
 }
@@ -63,13 +64,9 @@ impl SpecArguments {
         spec.max_lifetime_ms = milliseconds("max_lifetime", self.max_lifetime)?;
         spec.max_processes = self.max_processes;
         spec.keeps_disk = self.keeps_disk;
+        spec.port_forwards = port_forwards(&self.port_forwards)?;
         spec.custom = self.custom();
         Ok(spec)
-    }
-
-    /// Returns the ports to expose.
-    pub(crate) fn forwards(&self) -> Result<Vec<Forward>, Failure> {
-        forwards(&self.port_forwards)
     }
 
     fn custom(&self) -> Option<CustomBoot> {
@@ -85,29 +82,25 @@ impl SpecArguments {
     }
 }
 
-/// Returns ports of the host and of the guest, none of which is there twice.
-fn forwards(ports: &[(u16, u16)]) -> Result<Vec<Forward>, Failure> {
-    let mut forwards: Vec<Forward> = Vec::new();
-    for (index, &(host_port, guest_port)) in ports.iter().enumerate() {
-        let illegal =
-            |message: String| Failure::argument(&format!("port_forwards.{index}"), message);
-        if host_port == 0 || guest_port == 0 {
-            return Err(illegal("a port is 0; it must be 1 to 65535".to_owned()));
-        }
-        for other in &forwards {
-            if other.host_port == host_port {
-                return Err(illegal(format!("host_port {host_port} is there twice")));
-            }
-            if other.guest_port == guest_port {
-                return Err(illegal(format!("guest_port {guest_port} is there twice")));
-            }
-        }
-        forwards.push(Forward {
-            host_port,
-            guest_port,
-        });
-    }
-    Ok(forwards)
+/// A port to expose as Python asks for it: the host's address and port, and the guest's port.
+type ForwardArgument = (String, u64, u64);
+
+/// Returns the ports to expose, when all of them can be.
+fn port_forwards(ports: &[ForwardArgument]) -> Result<PortForwards, Failure> {
+    let asked = ports.iter().cloned();
+    let asked = asked.map(|(host_address, host_port, guest_port)| AskedForward {
+        host_address,
+        host_port,
+        guest_port,
+    });
+    let checked = PortForwards::new(&asked.collect::<Vec<_>>());
+    checked.map_err(|error| {
+        let field = match error.place() {
+            Some((index, field)) => format!("port_forwards.{index}.{field}"),
+            None => "port_forwards".to_owned(),
+        };
+        Failure::argument(&field, error.to_string())
+    })
 }
 
 /// Returns the engine a caller asks for, or the environment, or the default.
@@ -177,10 +170,10 @@ pub(crate) fn check_vm_sizes(
     Ok(())
 }
 
-/// Checks ports to expose, of the host and of the guest.
+/// Checks ports to expose.
 #[pyfunction]
-pub(crate) fn check_port_forwards(py: Python<'_>, ports: Vec<(u16, u16)>) -> PyResult<()> {
-    let checked = forwards(&ports).map(|_| ());
+pub(crate) fn check_port_forwards(py: Python<'_>, ports: Vec<ForwardArgument>) -> PyResult<()> {
+    let checked = port_forwards(&ports).map(|_| ());
     checked.map_err(|failure| failure.into_py_err(py))
 }
 

@@ -6,9 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use smolvm_image::NoProgress;
-use smolvm_sandbox::control::Forward;
 use smolvm_sandbox::{
-    ErrorKind, Installation, Sandbox as Library, SandboxId, SandboxInfo, SandboxState, Started,
+    ErrorKind, Installation, Sandbox as Library, SandboxId, SandboxInfo, SandboxState,
 };
 
 use crate::failure::Failure;
@@ -21,21 +20,14 @@ pub(crate) struct Core {
     installation: Arc<Installation>,
     library: Library,
     has_started: AtomicBool,
-    /// Ports to expose whenever this process starts it.
-    forwards: Vec<Forward>,
 }
 
 impl Core {
-    pub(crate) const fn new(
-        installation: Arc<Installation>,
-        library: Library,
-        forwards: Vec<Forward>,
-    ) -> Self {
+    pub(crate) const fn new(installation: Arc<Installation>, library: Library) -> Self {
         Self {
             installation,
             library,
             has_started: AtomicBool::new(false),
-            forwards,
         }
     }
 
@@ -65,8 +57,7 @@ impl Core {
     /// Starts the sandbox; the guest has `limit` to come up, of so many seconds.
     pub(crate) async fn start(&self, limit: Option<(f64, Duration)>) -> Result<(), Failure> {
         let duration = limit.map(|(_, duration)| duration);
-        let started = self
-            .library
+        self.library
             .start_within(Arc::new(NoProgress), duration)
             .await
             .map_err(|error| match limit {
@@ -78,25 +69,7 @@ impl Core {
                 }
                 _ => error.into(),
             })?;
-        if !matches!(started, Started::AlreadyRunning) {
-            self.expose().await?;
-        }
         self.has_started.store(true, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// Exposes the ports that were asked for at creation, on exactly those of the host.
-    async fn expose(&self) -> Result<(), Failure> {
-        for wanted in &self.forwards {
-            let port = Some(wanted.host_port);
-            let open = self.library.forward(wanted.guest_port, port).await?;
-            if open.host_port != wanted.host_port {
-                self.library.unforward(open).await?;
-                return Err(Failure::PortTaken {
-                    port: wanted.host_port,
-                });
-            }
-        }
         Ok(())
     }
 

@@ -112,12 +112,6 @@ pub(crate) enum Failure {
         #[source]
         source: Box<StartError>,
     },
-    /// A port of the host that was asked for at creation is taken.
-    #[error("port_forwards: port {port} of the host is taken")]
-    PortTaken {
-        /// The port.
-        port: u16,
-    },
     /// The guest has not taken a signal in time.
     #[error("{operation}: the guest did not take it within {seconds} s")]
     NotInTime {
@@ -167,7 +161,7 @@ impl Failure {
             | Self::StillRunning { .. }
             | Self::StartTimedOut { .. }
             | Self::NotInTime { .. } => ErrorKind::Timeout,
-            Self::CommandOver | Self::NotInFork | Self::PortTaken { .. } => ErrorKind::Conflict,
+            Self::CommandOver | Self::NotInFork => ErrorKind::Conflict,
             Self::SandboxEnded { .. } | Self::TooMuchOutput { .. } => ErrorKind::GuestFailed,
         }
     }
@@ -360,6 +354,8 @@ fn refusal_class(py: Python<'_>, code: RefusalCode) -> PyResult<Option<&Bound<'_
         | RefusalCode::NotExecutable
         | RefusalCode::ShuttingDown
         | RefusalCode::ConnectionRefused
+        | RefusalCode::PortTaken
+        | RefusalCode::Host
         | RefusalCode::ResourcesExhausted => None,
     })
 }

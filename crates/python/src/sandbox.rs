@@ -44,17 +44,16 @@ pub(crate) fn create(
 ) -> PyResult<Operation> {
     let prepared = || -> Result<_, Failure> {
         let installation = Arc::new(installation(data_dir.as_deref(), &bundled)?);
-        Ok((spec.spec()?, spec.forwards()?, installation))
+        Ok((spec.spec()?, installation))
     };
-    let (sandbox_spec, forwards, installation) =
-        prepared().map_err(|failure| failure.into_py_err(py))?;
+    let (sandbox_spec, installation) = prepared().map_err(|failure| failure.into_py_err(py))?;
     let is_leased = sandbox_spec.lifetime == Lifetime::Leased;
     let make = async move {
         reap_once(installation.clone()).await?;
         let library =
             Library::create(installation.clone(), sandbox_spec, Arc::new(NoProgress)).await?;
         library.set_initial_env(spec.env_vars).await;
-        Ok::<_, Failure>(Core::new(installation, library, forwards))
+        Ok::<_, Failure>(Core::new(installation, library))
     };
     let work = wanted_or_deleted(make);
     Ok(Operation::new(work, move |py, core: Core| {
@@ -98,7 +97,7 @@ pub(crate) fn open(
         }
         let installation = Arc::new(installation);
         let library = Library::open(installation.clone(), key.1)?;
-        Ok(Arc::new(Core::new(installation, library, Vec::new())))
+        Ok(Arc::new(Core::new(installation, library)))
     };
     let core = opened().map_err(|failure| failure.into_py_err(py))?;
     Ok(Sandbox { core })
@@ -182,6 +181,9 @@ fn info_dict<'py>(
     known.set_item("idle_timeout", seconds(info.spec.idle_timeout_ms))?;
     known.set_item("max_lifetime", seconds(info.spec.max_lifetime_ms))?;
     known.set_item("max_processes", info.spec.max_processes)?;
+    let forwards = info.spec.port_forwards.as_slice().iter();
+    let ports = forwards.map(|forward| (forward.host_port, forward.guest_port));
+    known.set_item("port_forwards", ports.collect::<Vec<_>>())?;
     known.set_item("pid", pid)?;
     known.set_item("disk_used_bytes", info.disk_used_bytes)?;
     known.set_item("created_unix_ms", info.created_unix_ms)?;

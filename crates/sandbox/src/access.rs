@@ -87,7 +87,10 @@ impl AccessError {
                 | Code::IsADirectory => ErrorKind::InvalidInput,
                 Code::NotFound | Code::CommandNotFound | Code::UnknownUser => ErrorKind::NotFound,
                 Code::PermissionDenied | Code::NotExecutable => ErrorKind::Denied,
-                Code::AlreadyExists | Code::NotEmpty | Code::ShuttingDown => ErrorKind::Conflict,
+                Code::AlreadyExists | Code::NotEmpty | Code::ShuttingDown | Code::PortTaken => {
+                    ErrorKind::Conflict
+                }
+                Code::Host => ErrorKind::Host,
                 Code::NoSpace | Code::ConnectionRefused | Code::ResourcesExhausted | Code::Io => {
                     ErrorKind::GuestFailed
                 }

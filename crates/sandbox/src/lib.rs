@@ -16,6 +16,7 @@
 
 pub mod accelerator;
 mod access;
+mod bounded_log;
 mod custom;
 mod dial;
 mod disk;
@@ -29,6 +30,7 @@ mod jobs;
 mod kind;
 mod multiplexer;
 mod plan;
+mod port_forwards;
 mod process;
 mod record;
 mod sandbox;
@@ -55,6 +57,7 @@ pub use installation::Installation;
 pub use jobs::{AttachedJob, JobEvent, JobOutput, random_job_name};
 pub use kind::ErrorKind;
 pub use plan::{PlanError, SupervisorPlan};
+pub use port_forwards::{AskedForward, PortForwardError, PortForwards};
 pub use process::{JAIL_COMMAND, LOCK_FD, SUPERVISE_COMMAND};
 pub use record::RecordError;
 pub use sandbox::{CreateError, Sandbox, StartError, StartReport, Started};

@@ -14,7 +14,9 @@ use crate::custom::{self, CustomBootError};
 use crate::engine::fake::Script;
 use crate::engine::{Accelerator, BootPlan, EnginePlan};
 use crate::record::{RecordError, SandboxDir, read_json, write_json};
-use crate::{EngineChoice, ErrorKind, Installation, Lifetime, SandboxId, SandboxSpec};
+use crate::{
+    EngineChoice, ErrorKind, Installation, Lifetime, PortForwards, SandboxId, SandboxSpec,
+};
 
 /// Version of the saved plan.
 const VERSION: u32 = 2;
@@ -44,6 +46,9 @@ pub struct SupervisorPlan {
     /// Processes and threads that all commands together may have.
     #[serde(default)]
     pub max_processes: Option<u32>,
+    /// Ports that are exposed before the sandbox is said to be ready.
+    #[serde(default)]
+    pub port_forwards: PortForwards,
     /// The machine.
     pub boot: BootPlan,
 }
@@ -122,6 +127,7 @@ impl SupervisorPlan {
             idle_timeout_ms: spec.idle_timeout_ms,
             max_lifetime_ms: spec.max_lifetime_ms,
             max_processes: spec.max_processes,
+            port_forwards: spec.port_forwards.clone(),
             boot: BootPlan {
                 engine: EnginePlan::Fake(script),
                 kernel: PathBuf::new(),
@@ -200,6 +206,7 @@ pub(crate) async fn resolve(
         idle_timeout_ms: spec.idle_timeout_ms,
         max_lifetime_ms: spec.max_lifetime_ms,
         max_processes: spec.max_processes,
+        port_forwards: spec.port_forwards.clone(),
         boot: BootPlan {
             engine,
             kernel: files.kernel,

@@ -47,7 +47,8 @@ pub(crate) struct InheritedFd {
 
 /// Starts the supervisor of the sandbox that `lock` is for.
 ///
-/// It gets `lease` as standard input, the lock, and a log file for what it writes.
+/// It gets `lease` as standard input, the lock, and its log for what it writes before it has
+/// opened that itself.
 pub(crate) fn spawn_supervisor(
     installation: &Installation,
     lock: &SandboxLock,

@@ -155,6 +155,7 @@ impl StartError {
                 StartFailureKind::GuestPanicked => ErrorKind::GuestFailed,
                 StartFailureKind::AgentSilent => ErrorKind::Timeout,
                 StartFailureKind::Incompatible => ErrorKind::Unsupported,
+                StartFailureKind::PortTaken => ErrorKind::Conflict,
                 StartFailureKind::VmmMissing
                 | StartFailureKind::VmmFailed
                 | StartFailureKind::Files
@@ -482,7 +483,8 @@ impl Sandbox {
         }
     }
 
-    /// Holds the machine still; its memory stays. Deadlines go on.
+    /// Holds the machine still; its memory stays, and its forwards are closed until it goes on.
+    /// Deadlines go on.
     ///
     /// # Errors
     ///
@@ -491,12 +493,12 @@ impl Sandbox {
         self.order(&SupervisorRequest::Pause).await
     }
 
-    /// Lets a paused machine go on.
+    /// Lets a paused machine go on, with the forwards it had.
     ///
     /// # Errors
     ///
-    /// [`AccessError::NotPaused`] or [`AccessError::NotRunning`], or a supervisor that does not
-    /// answer.
+    /// [`AccessError::NotPaused`] or [`AccessError::NotRunning`], a port that has been taken
+    /// meanwhile, or a supervisor that does not answer.
     pub async fn resume(&self) -> Result<(), AccessError> {
         match self.order(&SupervisorRequest::Resume).await {
             Err(AccessError::NotRunning { id, state, .. }) if state.is_active() => {
@@ -507,7 +509,7 @@ impl Sandbox {
     }
 
     /// Makes a port of the guest's loopback reachable on the host's loopback, until it is closed
-    /// or the machine is paused or ends. The same pair again is the same forward.
+    /// or the machine ends. The same pair again is the same forward.
     ///
     /// # Errors
     ///

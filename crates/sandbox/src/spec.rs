@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ErrorKind;
+use crate::{ErrorKind, PortForwards};
 
 /// Why a value of a specification is not legal.
 #[derive(Debug, thiserror::Error)]
@@ -293,6 +293,9 @@ pub struct SandboxSpec {
     /// Whether its disk stays when it is deleted, for the next sandbox of the same name.
     #[serde(default)]
     pub keeps_disk: bool,
+    /// Ports that are exposed whenever it runs.
+    #[serde(default)]
+    pub port_forwards: PortForwards,
 }
 
 /// Files of the user's own that a machine boots from. What is absent comes from the image.
@@ -331,6 +334,7 @@ impl SandboxSpec {
             max_processes: None,
             custom: None,
             keeps_disk: false,
+            port_forwards: PortForwards::default(),
         }
     }
 }

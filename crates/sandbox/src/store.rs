@@ -26,7 +26,7 @@ use rustix::fs::{FlockOperation, RenameFlags, flock, renameat_with};
 
 use crate::record::{RecordError, SandboxDir, StateFile, used_bytes};
 use crate::state::{SandboxState, Transition};
-use crate::{ErrorKind, Lifetime, SandboxId, SandboxSpec};
+use crate::{ErrorKind, Lifetime, SandboxId, SandboxSpec, bounded_log};
 
 /// How long to wait for a lock that another command holds for a moment.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
@@ -108,13 +108,15 @@ impl SandboxInfo {
     #[must_use]
     pub fn console_logs(&self) -> [PathBuf; 2] {
         let newer = SandboxDir::new(self.directory.clone()).console_log();
-        [newer.with_extension("log.1"), newer]
+        [bounded_log::before(&newer), newer]
     }
 
-    /// Returns the file that holds what the supervisor had to say. It need not exist.
+    /// Returns the files that hold what the supervisors had to say, as [`Self::console_logs`] does
+    /// for the console.
     #[must_use]
-    pub fn supervisor_log(&self) -> PathBuf {
-        SandboxDir::new(self.directory.clone()).supervisor_log()
+    pub fn supervisor_logs(&self) -> [PathBuf; 2] {
+        let newer = SandboxDir::new(self.directory.clone()).supervisor_log();
+        [bounded_log::before(&newer), newer]
     }
 }
 

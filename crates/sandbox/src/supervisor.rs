@@ -11,6 +11,7 @@
 //! through it in one order, and it alone changes the state. [`ending`] says how a machine ended.
 //! Other tasks only carry bytes: [`lease`] speaks to the creating process, [`clients`] relays
 //! operations, [`forwards`] exposes ports, [`console`] keeps what the guest prints.
+//! [`log`] keeps what the supervisor says of itself.
 //!
 //! A supervisor is a value, not a process: [`supervise`] runs until its sandbox has ended.
 
@@ -21,6 +22,7 @@ mod driver;
 mod ending;
 mod forwards;
 mod lease;
+mod log;
 
 use std::fs::File;
 use std::io;
@@ -37,7 +39,10 @@ use crate::state::{SandboxState, Transition};
 use crate::store::{SandboxLock, Store, StoreError};
 use crate::{ErrorKind, socket, text};
 use driver::Driver;
+pub use forwards::BindError;
+use forwards::Forwards;
 use lease::Lease;
+pub use log::SupervisorLog;
 
 /// Why a supervisor could not do its work at all.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +62,9 @@ pub enum SuperviseError {
     /// The machine could not be started.
     #[error(transparent)]
     Boot(#[from] BootError),
+    /// A port that the sandbox exposes cannot be.
+    #[error(transparent)]
+    Forwards(#[from] BindError),
 }
 
 impl SuperviseError {
@@ -66,7 +74,10 @@ impl SuperviseError {
         match self {
             Self::Record(error) => error.kind(),
             Self::Store(error) => error.kind(),
-            Self::Listen(_) | Self::Signals(_) | Self::Boot(_) => ErrorKind::Host,
+            Self::Forwards(BindError::Taken { .. }) => ErrorKind::Conflict,
+            Self::Listen(_) | Self::Signals(_) | Self::Boot(_) | Self::Forwards(_) => {
+                ErrorKind::Host
+            }
         }
     }
 }
@@ -77,6 +88,7 @@ struct Started {
     state: StateFile,
     listener: UnixListener,
     terminate: Signal,
+    forwards: Forwards,
     machine: Box<dyn Machine>,
 }
 
@@ -133,12 +145,15 @@ async fn start(directory: &SandboxDir) -> Result<Started, SuperviseError> {
     directory.write_state(&state)?;
     let terminate = signal(SignalKind::terminate()).map_err(SuperviseError::Signals)?;
     let listener = socket::listen(directory).map_err(SuperviseError::Listen)?;
+    let mut forwards = Forwards::new(&plan.port_forwards);
+    forwards.bind().await?;
     let machine = engine_of(&plan.boot.engine).boot(&plan.boot).await?;
     Ok(Started {
         plan,
         state,
         listener,
         terminate,
+        forwards,
         machine,
     })
 }
@@ -161,7 +176,9 @@ fn failure_before_boot(error: &SuperviseError) -> StartFailure {
     let kind = match error {
         SuperviseError::Boot(BootError::Spawn { .. }) => StartFailureKind::VmmMissing,
         SuperviseError::Record(_) | SuperviseError::Store(_) => StartFailureKind::Files,
-        SuperviseError::Boot(BootError::Socket(_))
+        SuperviseError::Forwards(BindError::Taken { .. }) => StartFailureKind::PortTaken,
+        SuperviseError::Forwards(BindError::Refused { .. })
+        | SuperviseError::Boot(BootError::Socket(_))
         | SuperviseError::Listen(_)
         | SuperviseError::Signals(_) => StartFailureKind::Host,
     };

@@ -21,7 +21,7 @@ pub(crate) struct Args {
 
 /// Creates the sandbox.
 pub(crate) async fn run(args: Args, context: &Context) -> Result<Report, Failure> {
-    let spec = args.sandbox.spec(Lifetime::Persistent, &context.settings);
+    let spec = args.sandbox.spec(Lifetime::Persistent, &context.settings)?;
     let id = spec.id.clone();
     let activity = context.activity("creating sandbox");
     let installation = context.installation.clone();

@@ -51,9 +51,9 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<Report, Failure
     let sandbox = context.sandbox(&args.name)?;
     let info = sandbox.info()?;
     let logs = if args.supervisor {
-        vec![info.supervisor_log()]
+        info.supervisor_logs()
     } else {
-        info.console_logs().to_vec()
+        info.console_logs()
     };
     // Watched before it is read: what comes in between is told of.
     let changes = match args.follow {

@@ -38,7 +38,7 @@ pub(crate) struct ExposeArgs {
     ports: (Option<u16>, u16),
 
     /// Port on this host; another one is taken when it is in use.
-    #[arg(long, value_name = "PORT", value_parser = port)]
+    #[arg(long, value_name = "PORT", value_parser = values::port)]
     host_port: Option<u16>,
 }
 
@@ -50,7 +50,7 @@ pub(crate) struct CloseArgs {
     name: SandboxId,
 
     /// Port on this host.
-    #[arg(value_name = "HOST_PORT", value_parser = port)]
+    #[arg(value_name = "HOST_PORT", value_parser = values::port)]
     host_port: u16,
 }
 
@@ -70,7 +70,7 @@ pub(crate) struct ConnectArgs {
     name: SandboxId,
 
     /// Port in the guest.
-    #[arg(value_name = "GUEST_PORT", value_parser = port)]
+    #[arg(value_name = "GUEST_PORT", value_parser = values::port)]
     guest_port: u16,
 }
 
@@ -198,17 +198,10 @@ fn forward_json(forward: &Forward) -> Value {
     })
 }
 
-fn port(text: &str) -> Result<u16, String> {
-    text.parse()
-        .ok()
-        .filter(|port| *port > 0)
-        .ok_or_else(|| format!("{text:?} is not a port: use 1 to 65535"))
-}
-
 fn port_pair(text: &str) -> Result<(Option<u16>, u16), String> {
     match text.split_once(':') {
-        Some((host, guest)) => Ok((Some(port(host)?), port(guest)?)),
-        None => Ok((None, port(text)?)),
+        Some((host, guest)) => Ok((Some(values::port(host)?), values::port(guest)?)),
+        None => Ok((None, values::port(text)?)),
     }
 }
 

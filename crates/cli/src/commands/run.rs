@@ -45,7 +45,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<Report, Failure
     } else {
         Lifetime::Leased
     };
-    let spec = args.sandbox.spec(lifetime, &context.settings);
+    let spec = args.sandbox.spec(lifetime, &context.settings)?;
     let exec = args.program.exec(&context.settings)?;
     let mut interrupts = Interrupts::listen()?;
     let (sandbox, started) = started(&spec, context, &mut interrupts).await?;

@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use smolvm_sandbox::control::Forward;
 use smolvm_sandbox::{
     CustomBoot, DEFAULT_DISK, DEFAULT_MEMORY, DEFAULT_VCPUS, DiskMib, EngineChoice, Lifetime,
-    MemoryMib, SandboxId, SandboxSpec, VcpuCount,
+    MemoryMib, PortForwards, SandboxId, SandboxSpec, VcpuCount,
 };
 
+use crate::failure::Failure;
 use crate::settings::Settings;
 use crate::values;
 
@@ -69,6 +71,11 @@ pub(crate) struct SandboxArgs {
     #[arg(long, value_name = "NUMBER")]
     max_processes: Option<u32>,
 
+    /// Make a port of the guest reachable on a port of 127.0.0.1 whenever it runs; can be given
+    /// more than once.
+    #[arg(short, long = "port", value_name = "HOST_PORT:GUEST_PORT", value_parser = values::forward)]
+    ports: Vec<Forward>,
+
     /// A root file system of your own instead of an image's: ext4, squashfs or erofs.
     #[arg(long, value_name = "FILE", conflicts_with = "image")]
     rootfs: Option<PathBuf>,
@@ -80,8 +87,12 @@ pub(crate) struct SandboxArgs {
 
 impl SandboxArgs {
     /// Returns the specification of the sandbox: flags, then the environment, then defaults.
-    pub(crate) fn spec(self, lifetime: Lifetime, settings: &Settings) -> SandboxSpec {
-        SandboxSpec {
+    pub(crate) fn spec(
+        self,
+        lifetime: Lifetime,
+        settings: &Settings,
+    ) -> Result<SandboxSpec, Failure> {
+        Ok(SandboxSpec {
             image: self.image,
             engine: self.engine.unwrap_or(settings.engine),
             vcpus: self.cpus.unwrap_or(DEFAULT_VCPUS),
@@ -92,8 +103,9 @@ impl SandboxArgs {
             max_lifetime_ms: self.max_lifetime.map(milliseconds),
             max_processes: self.max_processes,
             custom: custom_boot(self.kernel, self.rootfs),
+            port_forwards: PortForwards::try_from(self.ports)?,
             ..SandboxSpec::new(self.name.unwrap_or_else(SandboxId::random), lifetime)
-        }
+        })
     }
 }
 

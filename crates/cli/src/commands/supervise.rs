@@ -1,16 +1,17 @@
 //! `supervise DIRECTORY`, hidden: owns the sandbox in `DIRECTORY` until it has ended.
 //!
 //! Started by the library with the sandbox's lock as an inherited descriptor, the lease as
-//! standard input, and a log file as both outputs.
+//! standard input, and its log as both outputs.
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Mutex;
 
-use smolvm_sandbox::supervisor::{Inherited, supervise};
+use smolvm_sandbox::supervisor::{Inherited, SupervisorLog, supervise};
 use smolvm_sandbox::sys;
 use tracing::level_filters::LevelFilter;
 
@@ -26,13 +27,15 @@ const BLOCKING_STACK_BYTES: usize = 256 * 1024;
 pub(crate) fn main(directory: Option<OsString>) -> ExitCode {
     // First of all, while nothing else in this process has opened a descriptor.
     let lock = inherited_lock();
-    tracing_subscriber::fmt()
-        .with_writer(io::stderr)
-        .with_ansi(false)
-        .with_target(false)
-        .with_max_level(LevelFilter::INFO)
-        .init();
-    match run(directory, lock) {
+    let inherited = match inherit(directory, lock) {
+        Ok(inherited) => inherited,
+        Err(error) => {
+            // There is no log yet, and whoever started this by hand reads it.
+            let _unheard = writeln!(io::stderr(), "supervisor failed: {}", text::chain(&*error));
+            return ExitCode::FAILURE;
+        }
+    };
+    match run(inherited) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = %text::chain(&*error), "supervisor failed");
@@ -41,12 +44,23 @@ pub(crate) fn main(directory: Option<OsString>) -> ExitCode {
     }
 }
 
-fn run(
+/// Takes over the sandbox in `directory`, and goes on with its log.
+fn inherit(
     directory: Option<OsString>,
     lock: io::Result<File>,
-) -> Result<(), Box<dyn std::error::Error>> {
+) -> Result<Inherited, Box<dyn std::error::Error>> {
     let directory = PathBuf::from(directory.ok_or("the sandbox's directory is missing")?);
     let inherited = Inherited::new(directory, lock?)?;
+    tracing_subscriber::fmt()
+        .with_writer(Mutex::new(SupervisorLog::open(&inherited)?))
+        .with_ansi(false)
+        .with_target(false)
+        .with_max_level(LevelFilter::INFO)
+        .init();
+    Ok(inherited)
+}
+
+fn run(inherited: Inherited) -> Result<(), Box<dyn std::error::Error>> {
     // A leader of a process group already, where a shell with job control started it by hand.
     let _leads_already = rustix::process::setsid();
     let lease = take_lease()?;

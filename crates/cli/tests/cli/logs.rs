@@ -23,6 +23,28 @@ fn console_and_supervisor_logs_are_told_apart() {
 }
 
 #[test]
+fn supervisors_of_many_starts_share_a_log_of_bounded_size() {
+    let home = Home::new();
+    home.run(&["create", "-n", "box"]);
+    let directory = home.sandboxes().join("box");
+    let log = directory.join("supervisor.log");
+    // What hundreds of starts would have left.
+    std::fs::write(&log, "earlier\n".repeat(200_000)).expect("a log");
+    home.run(&["start", "box"]);
+    let begun_anew = std::fs::read_to_string(&log).expect("a new log");
+    assert!(begun_anew.contains("sandbox ready"), "{begun_anew:.200}");
+    assert!(!begun_anew.contains("earlier"), "the full log goes on");
+    let before = std::fs::read_to_string(directory.join("supervisor.log.1")).expect("kept");
+    assert!(before.ends_with("earlier\n"));
+    // A panic is written to the error output.
+    let info = home.data(&["info", "box"]);
+    let supervisor = &info["vm"]["machine"]["supervisor_pid"];
+    let errors = std::fs::read_link(format!("/proc/{supervisor}/fd/2")).expect("it runs");
+    assert_eq!(errors, log.canonicalize().expect("it exists"));
+    home.run(&["delete", "box"]);
+}
+
+#[test]
 fn followed_log_goes_on_until_the_sandbox_has_ended() {
     let home = Home::new();
     home.run(&["create", "-n", "box", "--start"]);

@@ -1,8 +1,5 @@
-//! What the guest writes to its console: kept in a file of bounded size, and watched for a panic.
+//! What the guest writes to its console: kept in a bounded log, and watched for a panic.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,11 +7,8 @@ use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::bounded_log::BoundedLog;
 use crate::text::Tail;
-
-/// Size at which the log is put aside as `console.log.1`, in bytes. There are at most two files,
-/// so a guest that floods its console takes at most twice this from the host's disk.
-const MAX_LOG_BYTES: u64 = 1024 * 1024;
 
 /// Lines kept in memory for error messages: a kernel's panic report is 30 to 50 lines.
 const TAIL_LINES: usize = 60;
@@ -76,43 +70,12 @@ async fn read(mut console: Box<dyn AsyncRead + Send + Unpin>, path: PathBuf) -> 
     }
 }
 
-/// A file that starts anew when it is full, keeping the one before.
-#[derive(Debug)]
-struct BoundedLog {
-    path: PathBuf,
-    file: File,
-    written: u64,
-}
-
-impl BoundedLog {
-    fn create(path: PathBuf) -> io::Result<Self> {
-        let file = OpenOptions::new()
-            .create(true)
-            .write(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&path)?;
-        Ok(Self {
-            path,
-            file,
-            written: 0,
-        })
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.written >= MAX_LOG_BYTES {
-            fs::rename(&self.path, self.path.with_extension("log.1"))?;
-            *self = Self::create(self.path.clone())?;
-        }
-        self.file.write_all(bytes)?;
-        self.written += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+    use crate::bounded_log::{MAX_LOG_BYTES, before};
 
     #[tokio::test]
     async fn flood_keeps_the_latest_in_two_bounded_files() {
@@ -140,7 +103,7 @@ mod tests {
         let size = |path: &PathBuf| fs::metadata(path).expect("kept").len();
         let slack = 64 * 1024;
         assert!(size(&path) <= MAX_LOG_BYTES + slack);
-        assert!(size(&path.with_extension("log.1")) <= MAX_LOG_BYTES + slack);
+        assert!(size(&before(&path)) <= MAX_LOG_BYTES + slack);
         assert!(fs::read(&path).expect("kept").ends_with(b"the end"));
     }
 }

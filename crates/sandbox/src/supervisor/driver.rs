@@ -17,7 +17,7 @@ use super::clients::{self, Client, Clients, Connection};
 use super::console::{self, ConsoleTail};
 use super::deadlines::Deadlines;
 use super::ending::{self, Ended};
-use super::forwards::Forwards;
+use super::forwards::{BindError, Forwards};
 use super::lease::{Lease, LeaseNotice};
 use crate::engine::{Machine, MachineExit};
 use crate::multiplexer::{AgentSession, SessionError};
@@ -97,6 +97,7 @@ impl Driver {
             state,
             listener,
             terminate,
+            forwards,
             mut machine,
         } = started;
         let agent_stream = machine
@@ -132,7 +133,7 @@ impl Driver {
             stopping: None,
             shutdown: None,
             awaiting_ready: Vec::new(),
-            forwards: Forwards::default(),
+            forwards,
             clock: None,
             expiry: None,
             failure: None,
@@ -234,7 +235,11 @@ impl Driver {
 
     async fn become_ready(&mut self, hello: AgentHello) {
         match self.change(Transition::Ready, None) {
-            Ok(()) => self.is_ready = true,
+            Ok(()) => {
+                self.is_ready = true;
+                self.forwards
+                    .answer(&self.session, self.clients.operations());
+            }
             // A stop came first; the guest is about to be shut down.
             Err(RecordError::IllegalTransition { .. }) => return,
             Err(error) => {
@@ -319,14 +324,14 @@ impl Driver {
                 let operations = self.clients.operations();
                 let opened = self
                     .forwards
-                    .open(*guest_port, *host_port, &self.session, operations)
+                    .add(*guest_port, *host_port, &self.session, operations)
                     .await;
                 match opened {
                     Ok(forward) => SupervisorReply::Forwarded(forward),
                     Err(error) => refused_by_host("expose the port", &error),
                 }
             }
-            (SupervisorRequest::Unforward(forward), _) if self.forwards.close(*forward) => {
+            (SupervisorRequest::Unforward(forward), _) if self.forwards.remove(*forward) => {
                 SupervisorReply::Done
             }
             (SupervisorRequest::Unforward(forward), _) => SupervisorReply::Refused(Refusal {
@@ -349,14 +354,25 @@ impl Driver {
         if let Err(error) = self.machine.pause().await {
             return refused_by_host("pause the machine", &error);
         }
-        self.forwards.close_all();
+        self.forwards.close();
         self.record(Transition::Pause)
     }
 
     async fn resume(&mut self) -> SupervisorReply {
+        if let Err(error) = self.forwards.bind().await {
+            let code = match error {
+                BindError::Taken { .. } => RefusalCode::PortTaken,
+                BindError::Refused { .. } => RefusalCode::Host,
+            };
+            let message = text::chain(&error);
+            return SupervisorReply::Refused(Refusal { code, message });
+        }
         if let Err(error) = self.machine.resume().await {
+            self.forwards.close();
             return refused_by_host("resume the machine", &error);
         }
+        self.forwards
+            .answer(&self.session, self.clients.operations());
         // The guest's clock stood still; a hello sets it.
         let session = self.session.clone();
         self.clock = Some(AbortOnDropHandle::new(tokio::spawn(async move {
@@ -403,7 +419,7 @@ impl Driver {
         let deadline = Instant::now() + Duration::from_millis(grace_ms);
         let is_first = self.stopping.is_none();
         let was_paused = self.state.state == SandboxState::Paused;
-        self.forwards.close_all();
+        self.forwards.close();
         let stopping = self.stopping.get_or_insert_with(|| Stopping {
             deadline,
             waiting: Vec::new(),
@@ -495,9 +511,8 @@ fn refused_by_host(step: &str, error: &std::io::Error) -> SupervisorReply {
 
     let code = match error.kind() {
         Kind::InvalidInput => RefusalCode::InvalidInput,
-        Kind::PermissionDenied => RefusalCode::PermissionDenied,
         Kind::QuotaExceeded => RefusalCode::ResourcesExhausted,
-        _ => RefusalCode::Io,
+        _ => RefusalCode::Host,
     };
     SupervisorReply::Refused(Refusal {
         code,

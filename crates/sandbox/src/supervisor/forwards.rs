@@ -1,7 +1,16 @@
 //! Ports of the guest's loopback on the host's loopback.
 //!
-//! Each forward is a listener and a task that accepts its connections; each connection is one
-//! operation of the agent. Dropping a forward closes its port and its connections.
+//! ```text
+//!            bind               answer
+//!   closed --------> bound -----------------> answering
+//!      ^               |                          |
+//!      +---------------+----------- close --------+    (a pause, or a start that failed)
+//! ```
+//!
+//! Ports that the sandbox always exposes are bound before its machine is started, so that a port
+//! that is taken costs no boot; who connects then waits until the agent has answered. A pause
+//! closes all, and its end opens the same again. Each connection is one operation of the agent.
+//! Dropping a forward closes its port and its connections.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -19,29 +28,103 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::clients::Operations;
 use crate::multiplexer::AgentSession;
-use crate::text;
-
-/// Most ports that one sandbox exposes: far below what operations it has.
-const MAX_FORWARDS: usize = 64;
+use crate::{PortForwards, text};
 
 /// Time between attempts to accept connections while the host has no room for one.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
+/// Why a port that the sandbox exposes cannot be.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Somebody else has it.
+    #[error("port_forwards: port {port} of the host is taken")]
+    Taken {
+        /// The port.
+        port: u16,
+    },
+    /// The host refuses it.
+    #[error("port_forwards: listen on port {port} of the host")]
+    Refused {
+        /// The port.
+        port: u16,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
 /// The forwards of one sandbox.
 #[derive(Debug, Default)]
 pub(super) struct Forwards {
-    open: Vec<OpenForward>,
+    all: Vec<OneForward>,
 }
 
 #[derive(Debug)]
-struct OpenForward {
+struct OneForward {
     forward: Forward,
-    _task: AbortOnDropHandle<()>,
+    port: Port,
+}
+
+/// A port of the host, as the drawing above has it.
+#[derive(Debug)]
+enum Port {
+    Closed,
+    Bound(TcpListener),
+    Answering { _task: AbortOnDropHandle<()> },
 }
 
 impl Forwards {
-    /// Opens a forward, or returns the one that does the same already.
-    pub(super) async fn open(
+    /// Returns these forwards, all closed.
+    pub(super) fn new(forwards: &PortForwards) -> Self {
+        let closed = |&forward: &Forward| OneForward {
+            forward,
+            port: Port::Closed,
+        };
+        Self {
+            all: forwards.as_slice().iter().map(closed).collect(),
+        }
+    }
+
+    /// Binds the ports of all forwards, or of none.
+    pub(super) async fn bind(&mut self) -> Result<(), BindError> {
+        for index in 0..self.all.len() {
+            let port = self.all[index].forward.host_port;
+            match TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await {
+                Ok(listener) => self.all[index].port = Port::Bound(listener),
+                Err(source) => {
+                    self.close();
+                    return Err(match source.kind() {
+                        io::ErrorKind::AddrInUse => BindError::Taken { port },
+                        _ => BindError::Refused { port, source },
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the guest answer on all ports that are bound.
+    pub(super) fn answer(&mut self, session: &AgentSession, operations: &Operations) {
+        for one in &mut self.all {
+            one.port = match std::mem::replace(&mut one.port, Port::Closed) {
+                Port::Bound(listener) => {
+                    let guest_port = one.forward.guest_port;
+                    answering(listener, guest_port, session, operations)
+                }
+                port => port,
+            };
+        }
+    }
+
+    /// Closes all ports and their connections.
+    pub(super) fn close(&mut self) {
+        for one in &mut self.all {
+            one.port = Port::Closed;
+        }
+    }
+
+    /// Adds a forward that answers, or returns the one that does the same already.
+    pub(super) async fn add(
         &mut self,
         guest_port: u16,
         wished: Option<u16>,
@@ -61,8 +144,8 @@ impl Forwards {
                 "a port must be 1 to 65535",
             ));
         }
-        if self.open.len() >= MAX_FORWARDS {
-            let message = format!("{MAX_FORWARDS} ports are exposed already");
+        if self.all.len() >= PortForwards::MAX {
+            let message = format!("{} ports are exposed already", PortForwards::MAX);
             return Err(io::Error::new(io::ErrorKind::QuotaExceeded, message));
         }
         let listener = listen(wished).await?;
@@ -70,34 +153,21 @@ impl Forwards {
             host_port: listener.local_addr()?.port(),
             guest_port,
         };
-        let task = tokio::spawn(accept(
-            listener,
-            guest_port,
-            session.clone(),
-            operations.clone(),
-        ));
-        self.open.push(OpenForward {
-            forward,
-            _task: AbortOnDropHandle::new(task),
-        });
+        let port = answering(listener, guest_port, session, operations);
+        self.all.push(OneForward { forward, port });
         Ok(forward)
     }
 
-    /// Closes a forward. Returns whether there was one.
-    pub(super) fn close(&mut self, forward: Forward) -> bool {
-        let before = self.open.len();
-        self.open.retain(|open| open.forward != forward);
-        self.open.len() < before
+    /// Removes a forward. Returns whether there was one.
+    pub(super) fn remove(&mut self, forward: Forward) -> bool {
+        let before = self.all.len();
+        self.all.retain(|one| one.forward != forward);
+        self.all.len() < before
     }
 
-    /// Closes all forwards.
-    pub(super) fn close_all(&mut self) {
-        self.open.clear();
-    }
-
-    /// Returns the forwards there are.
+    /// Returns the forwards there are, those of a paused sandbox included.
     pub(super) fn list(&self) -> Vec<Forward> {
-        self.open.iter().map(|open| open.forward).collect()
+        self.all.iter().map(|one| one.forward).collect()
     }
 }
 
@@ -108,6 +178,24 @@ async fn listen(wished: Option<u16>) -> io::Result<TcpListener> {
             TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await
         }
         bound => bound,
+    }
+}
+
+/// Accepts the connections of `listener` from now on.
+fn answering(
+    listener: TcpListener,
+    guest_port: u16,
+    session: &AgentSession,
+    operations: &Operations,
+) -> Port {
+    let task = tokio::spawn(accept(
+        listener,
+        guest_port,
+        session.clone(),
+        operations.clone(),
+    ));
+    Port::Answering {
+        _task: AbortOnDropHandle::new(task),
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
+use tokio::sync::watch;
 
 use super::outgoing::Outgoing;
 use super::{GatewayConfig, Limits, LinkConfig};
@@ -86,59 +87,43 @@ impl Context {
         self.link.gateway.iter().any(|own| own.addr() == address)
     }
 
-    pub(crate) fn decider(&self) -> Arc<Decider> {
-        self.policy.current()
-    }
-
-    /// Decides whether a flow may be. Returns with it the name that the guest knows its
-    /// destination by, if it knows one.
+    /// Decides whether a flow may be, to a destination that the guest knows by `names`.
     pub(crate) fn judge(
         &self,
         protocol: Protocol,
         address: SocketAddr,
-    ) -> (Decision, Option<String>) {
-        if self.is_gateway(address.ip()) {
-            let verdict = if address.port() == DNS_PORT && protocol == Protocol::Tcp {
-                return (
-                    Decision::Allowed(Verdict::allowed("built-in: the gateway's DNS")),
-                    None,
-                );
-            } else {
-                Verdict::denied("built-in: the gateway offers nothing but DNS")
-            };
-            return (Decision::Denied(verdict), None);
-        }
-        let names = self.names_of(address.ip());
-        let decision = self.decider().connection(
-            &Destination {
+        names: &[Name],
+    ) -> Decision {
+        if !self.is_gateway(address.ip()) {
+            let destination = Destination {
                 protocol,
                 address,
-                names: &names,
-            },
-            &self.own_addresses(),
-        );
-        let name = names.first().map(|name| name.as_str().to_owned());
-        (decision, name)
+                names,
+            };
+            let own = self.own_addresses();
+            return self.policy.current().connection(&destination, &own);
+        }
+        if address.port() == DNS_PORT && protocol == Protocol::Tcp {
+            Decision::Allowed(Verdict::allowed("built-in: DNS of the gateway"))
+        } else {
+            Decision::Denied(Verdict::denied(
+                "built-in: the gateway offers nothing but DNS",
+            ))
+        }
     }
 
-    /// Decides whether a flow that showed `shown` may go on.
-    pub(crate) fn judge_shown(
-        &self,
-        protocol: Protocol,
-        address: SocketAddr,
-        shown: Option<&Name>,
-    ) -> Verdict {
-        let names = self.names_of(address.ip());
-        let destination = Destination {
-            protocol,
-            address,
-            names: &names,
-        };
-        self.decider().shown(&destination, shown)
+    /// Decides whether a flow that showed the name `shown`, or none, may go on.
+    pub(crate) fn judge_shown(&self, to: &Destination<'_>, shown: Option<&Name>) -> Verdict {
+        self.policy.current().shown(to, shown)
+    }
+
+    /// Returns what tells that the policy has changed.
+    pub(crate) fn policy_changes(&self) -> watch::Receiver<Arc<Decider>> {
+        self.policy.subscribe()
     }
 
     /// Returns the names that the guest may know an address by.
-    fn names_of(&self, address: IpAddr) -> Vec<Name> {
+    pub(crate) fn names_of(&self, address: IpAddr) -> Vec<Name> {
         if self.link.host.contains(&address) {
             return vec![self.host_name.clone()];
         }

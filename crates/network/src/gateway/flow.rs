@@ -11,7 +11,7 @@ use super::context::Context;
 use super::outgoing::{Outgoing, Unreachable};
 use super::packet::Packet;
 use super::{dns_service, echo, tcp, udp};
-use crate::{Decision, Event, Name, Protocol, Verdict};
+use crate::{Decision, Destination, Event, Name, Protocol, Verdict};
 
 /// How long after its last packet a flow that is refused is remembered as such.
 const REFUSAL_MEMORY: Duration = Duration::from_secs(30);
@@ -30,6 +30,8 @@ pub(crate) struct Flow {
     /// Its number in the log.
     pub(crate) number: u64,
     pub(crate) key: FlowKey,
+    /// What the guest knew the destination by when it opened the flow.
+    pub(crate) names: Vec<Name>,
     pub(crate) context: Arc<Context>,
 }
 
@@ -60,14 +62,40 @@ impl Flow {
         destination
     }
 
+    /// Decides whether the flow may be.
+    fn judge(&self) -> Decision {
+        self.context
+            .judge(self.key.protocol, self.key.destination, &self.names)
+    }
+
     /// Decides whether the flow may go on after it has shown `name`, or none.
     pub(crate) fn judge_shown(&self, name: Option<&Name>) -> Verdict {
-        let FlowKey {
-            protocol,
-            destination,
-            ..
-        } = self.key;
-        self.context.judge_shown(protocol, destination, name)
+        let to = Destination {
+            protocol: self.key.protocol,
+            address: self.key.destination,
+            names: &self.names,
+        };
+        self.context.judge_shown(&to, name)
+    }
+
+    /// Waits until a change of the policy denies the flow, or the name that it has shown.
+    pub(crate) async fn revoked(&self, shown: Option<&Name>) {
+        let mut changes = self.context.policy_changes();
+        while changes.changed().await.is_ok() {
+            let decision = self.judge();
+            let is_denied = match &decision {
+                Decision::Allowed(_) => false,
+                Decision::AllowedByName(_) => {
+                    shown.is_some_and(|name| !self.judge_shown(Some(name)).is_allowed)
+                }
+                Decision::Denied(_) => true,
+            };
+            if is_denied {
+                return;
+            }
+        }
+        // Whoever could change the policy is gone.
+        std::future::pending().await
     }
 
     /// Records the verdict on a name that the flow has shown.
@@ -89,13 +117,13 @@ pub(crate) async fn serve(flow: Flow, mut packets: mpsc::Receiver<Packet>) {
         source,
         destination,
     } = flow.key;
-    let (decision, name) = flow.context.judge(protocol, destination);
+    let decision = flow.judge();
     flow.context.log.record(Event::Connection {
         connection: flow.number,
         protocol,
         source,
         destination,
-        name,
+        name: flow.names.first().map(|name| name.as_str().to_owned()),
         verdict: decision.verdict().clone(),
     });
     if let Decision::Denied(_) = decision {
@@ -107,8 +135,14 @@ pub(crate) async fn serve(flow: Flow, mut packets: mpsc::Receiver<Packet>) {
             dns_service::connection(&flow, &mut packets, &mut totals).await
         }
         Protocol::Tcp => tcp::connection(&flow, &decision, &mut packets, &mut totals).await,
-        Protocol::Udp => udp::exchange(&flow, &mut packets, &mut totals).await,
-        Protocol::Icmp => echo::exchange(&flow, &mut packets, &mut totals).await,
+        Protocol::Udp => {
+            let exchange = udp::exchange(&flow, &mut packets, &mut totals);
+            until_revoked(&flow, exchange).await
+        }
+        Protocol::Icmp => {
+            let exchange = echo::exchange(&flow, &mut packets, &mut totals);
+            until_revoked(&flow, exchange).await
+        }
     };
     flow.context.log.record(Event::Closed {
         connection: flow.number,
@@ -121,6 +155,17 @@ pub(crate) async fn serve(flow: Flow, mut packets: mpsc::Receiver<Packet>) {
         refuse(&flow, &mut packets, Unreachable::Host).await;
     }
 }
+
+/// Carries an exchange of datagrams until it ends or a change of the policy denies it.
+async fn until_revoked(flow: &Flow, exchange: impl Future<Output = Outcome>) -> Outcome {
+    tokio::select! {
+        outcome = exchange => outcome,
+        () = flow.revoked(None) => Outcome::Ended(REVOKED.to_owned()),
+    }
+}
+
+/// What the log says of a flow that a change of the policy has ended.
+pub(crate) const REVOKED: &str = "denied by a change of the policy";
 
 /// How a flow ended.
 pub(crate) enum Outcome {

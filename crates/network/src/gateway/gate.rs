@@ -15,23 +15,24 @@ use tokio::net::TcpStream;
 
 use super::flow::Flow;
 use super::relay::{End, Relay};
+use super::tcp::carry;
 use crate::{ClientHello, Inspector, Name, Shown, Verdict};
 
 /// Lets the connection through once it has shown what it is, if that is allowed.
 pub(crate) async fn pass(flow: &Flow, relay: &mut Relay<'_>, host: &mut TcpStream) -> End {
-    let verdict = match look(relay, host).await {
+    let (verdict, name) = match look(relay, host).await {
         Err(end) => return end,
-        Ok(Shown::Opaque | Shown::Silent) => return relay.run(host).await,
+        Ok(Shown::Opaque | Shown::Silent) => return carry(flow, relay, host, None).await,
         Ok(Shown::Tls(hello)) => judge_hello(flow, &hello),
-        Ok(Shown::Http | Shown::Http2) => return relay.run(host).await,
+        Ok(Shown::Http | Shown::Http2) => return carry(flow, relay, host, None).await,
         Ok(Shown::Malformed(what)) => {
             let verdict = Verdict::denied(format!("built-in: {what}"));
             flow.record_name("tls", None, verdict.clone());
-            verdict
+            (verdict, None)
         }
     };
     if verdict.is_allowed {
-        return relay.run(host).await;
+        return carry(flow, relay, host, name.as_ref()).await;
     }
     relay.reset().await;
     End::Refused
@@ -50,14 +51,14 @@ async fn look(relay: &mut Relay<'_>, host: &mut TcpStream) -> Result<Shown, End>
 }
 
 /// Judges the name of a TLS hello. A hello that is encrypted shows a name that means nothing.
-fn judge_hello(flow: &Flow, hello: &ClientHello) -> Verdict {
+fn judge_hello(flow: &Flow, hello: &ClientHello) -> (Verdict, Option<Name>) {
     let name = hello
         .name
         .as_deref()
         .filter(|_| !hello.has_ech)
         .and_then(|name| Name::from_ascii(name).ok());
     let verdict = flow.judge_shown(name.as_ref());
-    let shown = name.map(|name| name.as_str().to_owned());
+    let shown = name.as_ref().map(|name| name.as_str().to_owned());
     flow.record_name("tls", shown, verdict.clone());
-    verdict
+    (verdict, name)
 }

@@ -37,6 +37,8 @@ pub(crate) enum End {
     LinkGone,
     /// The guest's connection was reset for what it showed.
     Refused,
+    /// The guest's connection was reset, because a change of the policy denies it.
+    Revoked,
 }
 
 /// One guest's connection with what moves its bytes.

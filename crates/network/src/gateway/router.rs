@@ -211,6 +211,7 @@ impl Router {
         let flow = Flow {
             number,
             key,
+            names: self.context.names_of(key.destination.ip()),
             context: Arc::clone(&self.context),
         };
         self.flows.insert(key, FlowEntry { number, packets });

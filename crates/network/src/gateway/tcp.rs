@@ -7,15 +7,17 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::flow::{Flow, Outcome, Totals};
+use super::flow::{Flow, Outcome, REVOKED, Totals};
+use super::gate;
 use super::packet::Packet;
 use super::relay::{End, Relay};
 use super::terminal::Terminal;
-use crate::Decision;
+use crate::{Decision, Name};
 
 /// How long the host's connection may take. The guest's own patience is about two minutes
 /// (tcp(7), `tcp_syn_retries`).
@@ -44,16 +46,34 @@ pub(crate) async fn connection(
     };
     let mut relay = relay(flow, packets);
     let end = match decision {
-        Decision::AllowedByName(_) => super::gate::pass(flow, &mut relay, &mut host).await,
-        Decision::Allowed(_) | Decision::Denied(_) => relay.run(&mut host).await,
+        Decision::AllowedByName(_) => gate::pass(flow, &mut relay, &mut host).await,
+        Decision::Allowed(_) | Decision::Denied(_) => {
+            carry(flow, &mut relay, &mut host, None).await
+        }
     };
-    if matches!(end, End::ResetByGuest | End::LinkGone | End::Refused) {
+    if !matches!(end, End::Closed | End::HostFailed(_)) {
         // What is lost for the guest is told to the server as it is: by a reset.
         let _is_gone = host.set_zero_linger();
     }
     totals.sent_bytes = relay.sent_bytes;
     totals.received_bytes = relay.received_bytes;
     describe(&end)
+}
+
+/// Moves bytes both ways until the connection ends, or a change of the policy denies it or the
+/// name that it has shown.
+pub(crate) async fn carry(
+    flow: &Flow,
+    relay: &mut Relay<'_>,
+    host: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    shown: Option<&Name>,
+) -> End {
+    tokio::select! {
+        end = relay.run(host) => return end,
+        () = flow.revoked(shown) => {}
+    }
+    relay.reset().await;
+    End::Revoked
 }
 
 /// Returns the gateway's end of the connection.
@@ -92,5 +112,6 @@ pub(crate) fn describe(end: &End) -> Outcome {
         End::HostFailed(error) => error.to_string(),
         End::LinkGone => "gateway ended".to_owned(),
         End::Refused => "denied by the name it showed".to_owned(),
+        End::Revoked => REVOKED.to_owned(),
     })
 }

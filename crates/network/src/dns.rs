@@ -29,6 +29,7 @@ mod resolver;
 #[cfg(test)]
 mod tests;
 mod upstream;
+mod wire;
 
 pub use answer::DnsTransport;
 pub use pins::Pins;

@@ -41,6 +41,8 @@
 //! | shows a name that a rule denies | denied | denied |
 //! | shows no name (none in the hello, or an encrypted one) | denied | allowed |
 //! | connects to an address that it did not resolve | denied | allowed |
+//! | asks another resolver (DNS over TLS, HTTPS or QUIC) | as any connection | allowed |
+//! | connects to what another resolver told it | denied | allowed |
 //! | sends UDP under a rule about a name (QUIC hides its name) | only by `/udp` or `/any` | allowed |
 //!
 //! An `allow` rule about the address makes it allowed in all cases but that of a denied name.

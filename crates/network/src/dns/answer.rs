@@ -7,6 +7,7 @@ use hickory_proto::rr::rdata::opt::EdnsOption;
 use hickory_proto::rr::{Name as WireName, RData, Record, RecordType};
 
 use super::question::Question;
+use super::wire;
 
 /// Bytes of a UDP answer when the guest does not say what it takes (RFC 1035 §2.3.4).
 const MIN_UDP_BYTES: u16 = 512;
@@ -91,7 +92,11 @@ impl Answer {
             addresses <= MAX_ADDRESSES
         };
         Self {
-            code: message.metadata.response_code,
+            code: match message.metadata.response_code {
+                code @ (ResponseCode::NoError | ResponseCode::NXDomain) => code,
+                // Whatever went wrong there, to the guest it is the same; REFUSED is the policy's.
+                _ => ResponseCode::ServFail,
+            },
             records: message
                 .answers
                 .into_iter()
@@ -151,7 +156,7 @@ impl Answer {
             }
             answered
         });
-        let bytes = message.to_vec().ok()?;
+        let bytes = wire::encode(&message)?;
         let limit = question
             .edns
             .as_ref()
@@ -164,7 +169,7 @@ impl Answer {
         message.metadata.truncation = true;
         message.answers.clear();
         message.authorities.clear();
-        message.to_vec().ok()
+        wire::encode(&message)
     }
 }
 
@@ -180,7 +185,7 @@ impl ExtendedError {
 
 /// Returns the answer to a query that has no question to repeat.
 pub(super) fn bare(id: u16, code: ResponseCode) -> Option<Vec<u8>> {
-    Message::error_msg(id, OpCode::Query, code).to_vec().ok()
+    wire::encode(&Message::error_msg(id, OpCode::Query, code))
 }
 
 fn address_of(record: &Record) -> Option<IpAddr> {

@@ -10,6 +10,9 @@ use crate::Name;
 /// Pins that are kept, at most; about a megabyte when all names are as long as they can be.
 const MAX_PINS: usize = 4096;
 
+/// Names of one address, at most: each costs time at every connection to it.
+const MAX_NAMES_OF_ADDRESS: usize = 64;
+
 /// Part of the pins that make room when there are too many: one in this many.
 const MAKE_ROOM: usize = 8;
 
@@ -66,15 +69,19 @@ impl PinTable {
             self.make_room(now);
         }
         let pins = self.by_address.entry(address.to_canonical()).or_default();
-        match pins.iter_mut().find(|pin| pin.name == *name) {
-            Some(pin) => pin.until = pin.until.max(until),
-            None => {
-                pins.push(Pin {
-                    name: name.clone(),
-                    until,
-                });
-                self.count += 1;
-            }
+        if let Some(pin) = pins.iter_mut().find(|pin| pin.name == *name) {
+            pin.until = pin.until.max(until);
+            return;
+        }
+        let pin = Pin {
+            name: name.clone(),
+            until,
+        };
+        if pins.len() < MAX_NAMES_OF_ADDRESS {
+            pins.push(pin);
+            self.count += 1;
+        } else if let Some(first) = pins.iter_mut().min_by_key(|pin| pin.until) {
+            *first = pin;
         }
     }
 
@@ -187,14 +194,19 @@ mod tests {
     }
 
     #[test]
-    fn flood_of_names_for_one_address_stays_bounded() {
+    fn flood_of_names_for_one_address_drops_its_oldest() {
         let now = Instant::now();
         let mut table = PinTable::default();
-        for number in 0..MAX_PINS * 2 {
-            let until = now + SECOND * 60;
+        for number in 0..MAX_NAMES_OF_ADDRESS * 2 {
+            let later = Duration::from_millis(u64::try_from(number).expect("small"));
+            let until = now + SECOND + later;
             table.pin(address(1), &name(&format!("n{number}.example")), until, now);
-            assert!(table.count <= MAX_PINS);
         }
+        let names = table.names_of(address(1), now);
+        assert_eq!(names.len(), MAX_NAMES_OF_ADDRESS);
+        assert!(names.contains(&name("n127.example")));
+        assert!(!names.contains(&name("n63.example")));
+        assert_eq!(table.count, MAX_NAMES_OF_ADDRESS);
     }
 
     #[test]

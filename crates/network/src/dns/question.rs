@@ -1,8 +1,9 @@
 //! What a guest asks, from bytes that may be anything.
 
-use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::op::{Edns, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, RecordType};
 
+use super::wire;
 use crate::Name;
 
 /// Bytes of a header (RFC 1035 §4.1.1).
@@ -42,14 +43,13 @@ impl Question {
         }
         let id = u16::from_be_bytes([id_high, id_low]);
         let refused = |code| NoQuestion::Refused { id, code };
-        let message = Message::from_vec(bytes).map_err(|_| refused(ResponseCode::FormErr))?;
+        let message = wire::decode(bytes).ok_or(refused(ResponseCode::FormErr))?;
         if message.metadata.op_code != OpCode::Query {
             return Err(refused(ResponseCode::NotImp));
         }
         let Ok([query]) = <[Query; 1]>::try_from(message.queries) else {
             return Err(refused(ResponseCode::FormErr));
         };
-        debug_assert_eq!(message.metadata.message_type, MessageType::Query);
         Ok(Self {
             id,
             name: Name::from_ascii(&query.name.to_ascii()).ok(),

@@ -489,6 +489,22 @@ mod bad_upstream {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn flood_beyond_the_questions_under_way_fails_at_once() {
+        let server = Server::start().await;
+        let fixture = Fixture::new(vec![server.address], Mode::Open, &[]);
+        let flood = (0..200).map(|_| fixture.ask("silent.example.", RecordType::A));
+        let answers = futures::future::join_all(flood).await;
+        assert!(
+            answers
+                .iter()
+                .all(|answer| answer.metadata.response_code == ResponseCode::ServFail)
+        );
+        let busy = "SERVFAIL: more than 128 questions at once";
+        let is_busy = |record: &Record| matches!(&record.event, Event::Dns { outcome, .. } if outcome == busy);
+        assert_eq!(fixture.events.try_iter().filter(is_busy).count(), 200 - 128);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn garbage_is_no_answer() {
         let server = Server::start().await;
         let fixture = Fixture::new(vec![server.address], Mode::Open, &[]);

@@ -16,13 +16,14 @@ use tokio::time::{Instant, timeout_at};
 
 use super::answer::MAX_UDP_BYTES;
 use super::question::Question;
+use super::wire;
 
 /// How long a question may take. A guest's C library asks again after 5 s (resolv.conf(5),
 /// `timeout`), and should have been answered by then.
 const DEADLINE: Duration = Duration::from_secs(4);
 
 /// How often each server is asked.
-const ROUNDS: u32 = 2;
+const ROUNDS: usize = 2;
 
 /// How long one server has, at least, when there are many.
 const MIN_ATTEMPT: Duration = Duration::from_secs(1);
@@ -95,11 +96,11 @@ impl Upstream {
             .try_acquire()
             .map_err(|_| UpstreamError::Busy)?;
         let servers = self.servers().await?;
-        let count = u32::try_from(servers.len()).unwrap_or(u32::MAX);
-        let attempt = (DEADLINE / count.saturating_mul(ROUNDS).max(1)).max(MIN_ATTEMPT);
+        let attempts = u32::try_from(servers.len() * ROUNDS).unwrap_or(u32::MAX);
+        let attempt = (DEADLINE / attempts.max(1)).max(MIN_ATTEMPT);
         let deadline = Instant::now() + DEADLINE;
         let mut failure = Err(UpstreamError::NoServer);
-        for &server in servers.iter().cycle().take(servers.len() * 2) {
+        for &server in servers.iter().cycle().take(servers.len() * ROUNDS) {
             let now = Instant::now();
             if now >= deadline {
                 break;
@@ -130,9 +131,9 @@ impl Upstream {
 }
 
 fn is_failure(answer: &Message) -> bool {
-    matches!(
+    !matches!(
         answer.metadata.response_code,
-        ResponseCode::ServFail | ResponseCode::Refused | ResponseCode::NotImp
+        ResponseCode::NoError | ResponseCode::NXDomain
     )
 }
 
@@ -166,7 +167,7 @@ fn name_servers(text: &str) -> Vec<SocketAddr> {
 async fn ask(server: SocketAddr, question: &Question) -> Result<Message, UpstreamError> {
     let unreachable = |error| UpstreamError::Unreachable { server, error };
     let request = request(question);
-    let bytes = request.to_vec().map_err(|_| UpstreamError::Question)?;
+    let bytes = wire::encode(&request).ok_or(UpstreamError::Question)?;
     let answer = ask_in_datagram(server, &request, &bytes)
         .await
         .map_err(unreachable)?;
@@ -192,7 +193,7 @@ fn request(question: &Question) -> Message {
 
 /// Returns the answer that the bytes are to the request, if they are one.
 fn read_answer(bytes: &[u8], request: &Message) -> Option<Message> {
-    let answer = Message::from_vec(bytes).ok()?;
+    let answer = wire::decode(bytes)?;
     let is_answer = answer.metadata.message_type == MessageType::Response
         && answer.metadata.id == request.metadata.id
         && is_same_question(&answer.queries, &request.queries);

@@ -30,7 +30,8 @@ pub enum SettingsError {
 }
 
 /// Returns the policy that `internet_settings` mean: networks are allowed on all ports of all
-/// protocols, domains on all TCP ports.
+/// protocols, domains on all TCP ports. A network that holds both public and protected addresses,
+/// such as `0.0.0.0/0`, allows the public ones.
 ///
 /// # Errors
 ///

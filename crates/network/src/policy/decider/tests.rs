@@ -475,6 +475,22 @@ mod reference {
         (has_name_rule, has_name_rule)
     }
 
+    pub(super) fn query(policy: &NetworkPolicy, name: &Name) -> bool {
+        let is_about = |rule: &Rule| match rule.target() {
+            Target::Name(pattern) => pattern.matches(name),
+            Target::Network(_) => false,
+        };
+        let is_denied = first(policy, Action::Deny, |rule| {
+            is_about(rule) && rule.covers_all()
+        })
+        .is_some();
+        match policy.mode() {
+            Mode::Off => false,
+            Mode::Open => !is_denied,
+            Mode::Restricted => !is_denied && first(policy, Action::Allow, is_about).is_some(),
+        }
+    }
+
     pub(super) fn shown(
         policy: &NetworkPolicy,
         to: &Destination<'_>,
@@ -596,6 +612,15 @@ proptest! {
             let found = decider.shown(&to, shown.as_ref()).is_allowed;
             prop_assert_eq!(found, reference::shown(&policy, &to, shown.as_ref()));
         }
+    }
+
+    #[test]
+    fn names_that_may_be_asked_for_are_those_of_the_reference(
+        policy in any_policy(),
+        name in any_name(),
+    ) {
+        let found = Decider::new(&policy).query(&name).is_allowed;
+        prop_assert_eq!(found, reference::query(&policy, &name));
     }
 
     #[test]

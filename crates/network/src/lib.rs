@@ -8,8 +8,14 @@ mod event;
 mod event_log;
 mod frame;
 mod gateway;
+mod http;
+mod http_rules;
 mod inspect;
+mod intercept;
+#[cfg(test)]
+mod loopback;
 mod policy;
+mod secrets;
 mod throttle;
 mod verdict;
 
@@ -17,10 +23,22 @@ pub use dns::{DnsTransport, Pins, Resolver, ResolverConfig, UpstreamConfig};
 pub use event::{Event, Protocol, Record};
 pub use event_log::{EventLog, EventSink};
 pub use gateway::{Gateway, GatewayConfig, Limits, LinkConfig};
+pub use http::{
+    BoxStream, Dial, GuestConnection, HttpError, HttpProxy, RequestHead, RequestHost,
+    RequestPolicy, Stream,
+};
+pub use http_rules::{HttpRule, HttpRuleError, HttpRuleProblem, HttpRules, PathProblem};
 pub use inspect::{ClientHello, DEFAULT_PATIENCE, Inspector, Peeked, Replayed, Shown, peek};
+pub use intercept::{
+    Authority, AuthorityError, InterceptError, Interceptor, RootsError, UpstreamTls,
+    UpstreamTlsError,
+};
 pub use policy::{
     Action, Decider, Decision, Destination, GATEWAY_NAME, HOST_NAME, Mode, Name, NameError,
     NamePattern, NetworkPolicy, PolicyError, PolicyHandle, Ports, Protection, RESERVED_DOMAIN,
     Rule, RuleError, RuleProblem, SettingsError, Target, Transport, from_internet_settings,
+};
+pub use secrets::{
+    MAX_REWRITTEN_BODY_BYTES, PlaceholderScan, SecretError, SecretRefused, SecretSpec, Secrets,
 };
 pub use verdict::Verdict;

@@ -15,6 +15,7 @@
 //! beyond is lost, as on any link, and counted in the log. A socket of the host's is opened only
 //! for a flow that the policy allows.
 
+mod content;
 mod context;
 mod dns_service;
 mod echo;
@@ -41,6 +42,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::frame::{FrameReader, write_frames};
 use crate::throttle::Throttle;
 use crate::{EventSink, PolicyHandle, UpstreamConfig};
+pub use content::ContentConfig;
 use context::Context;
 use host_link::HostLink;
 use outgoing::{Link, Outgoing};
@@ -101,6 +103,8 @@ pub struct GatewayConfig {
     pub policy: PolicyHandle,
     /// Who is asked about the names that the guest asks for.
     pub upstream: UpstreamConfig,
+    /// What is done with the content of connections.
+    pub content: ContentConfig,
     /// Where everything is told.
     pub log: EventSink,
     /// How much may be used.

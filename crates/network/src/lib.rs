@@ -22,7 +22,7 @@ mod verdict;
 pub use dns::{DnsTransport, Pins, Resolver, ResolverConfig, UpstreamConfig};
 pub use event::{Event, Protocol, Record};
 pub use event_log::{EventLog, EventSink};
-pub use gateway::{Gateway, GatewayConfig, Limits, LinkConfig};
+pub use gateway::{ContentConfig, Gateway, GatewayConfig, Limits, LinkConfig};
 pub use http::{
     BoxStream, Dial, GuestConnection, HttpError, HttpProxy, RequestHead, RequestHost,
     RequestPolicy, Stream,

@@ -188,7 +188,7 @@ pub(crate) async fn raw_server(answer: &'static str) -> (SocketAddr, Arc<Mutex<V
     let address = gateway(move |mut stream| {
         let kept = Arc::clone(&kept);
         async move {
-            let mut head = Vec::new();
+            let mut head = Vec::<u8>::new();
             let mut piece = [0; 4096];
             while let Ok(length @ 1..) = stream.read(&mut piece).await {
                 kept.lock().expect("whole").extend(&piece[..length]);

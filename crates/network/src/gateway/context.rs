@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use tokio::sync::watch;
 
 use super::outgoing::Outgoing;
-use super::{GatewayConfig, Limits, LinkConfig};
+use super::{ContentConfig, GatewayConfig, Limits, LinkConfig};
 use crate::throttle::Throttle;
 use crate::{
     Decider, Decision, Destination, EventSink, HOST_NAME, Name, Pins, PolicyHandle, Protocol,
@@ -29,6 +29,7 @@ pub(crate) struct Context {
     pub(crate) resolver: Resolver,
     pub(crate) log: EventSink,
     pub(crate) limits: Limits,
+    pub(crate) content: ContentConfig,
     /// Bytes from the guest.
     pub(crate) upload: Throttle,
     /// DNS queries of the guest.
@@ -57,6 +58,7 @@ impl Context {
         Self {
             outgoing,
             link: config.link,
+            content: config.content,
             resolver: Resolver::new(resolver, config.policy.clone(), pins.clone(), log.clone()),
             log,
             upload: Throttle::new(config.limits.upload_bytes_per_second),

@@ -13,29 +13,42 @@
 
 use tokio::net::TcpStream;
 
+use super::content::{carry_http, carry_intercepted};
 use super::flow::Flow;
 use super::relay::{End, Relay};
 use super::tcp::carry;
 use crate::{ClientHello, Inspector, Name, Shown, Verdict};
 
 /// Lets the connection through once it has shown what it is, if that is allowed.
-pub(crate) async fn pass(flow: &Flow, relay: &mut Relay<'_>, host: &mut TcpStream) -> End {
-    let (verdict, name) = match look(relay, host).await {
+pub(crate) async fn pass(flow: &Flow, relay: &mut Relay<'_>, mut host: TcpStream) -> End {
+    let shown = match look(relay, &mut host).await {
+        Ok(shown) => shown,
         Err(end) => return end,
-        Ok(Shown::Opaque | Shown::Silent) => return carry(flow, relay, host, None).await,
-        Ok(Shown::Tls(hello)) => judge_hello(flow, &hello),
-        Ok(Shown::Http | Shown::Http2) => return carry(flow, relay, host, None).await,
-        Ok(Shown::Malformed(what)) => {
+    };
+    let (verdict, name) = match shown {
+        Shown::Opaque | Shown::Silent => {
+            relay.watch_for(flow.context.content.secrets.scan());
+            return carry(flow, relay, &mut host, None).await;
+        }
+        Shown::Http => return carry_http(flow, relay, host, false).await,
+        Shown::Http2 => return carry_http(flow, relay, host, true).await,
+        Shown::Tls(hello) => judge_hello(flow, &hello),
+        Shown::Malformed(what) => {
             let verdict = Verdict::denied(format!("built-in: {what}"));
             flow.record_name("tls", None, verdict.clone());
             (verdict, None)
         }
     };
-    if verdict.is_allowed {
-        return carry(flow, relay, host, name.as_ref()).await;
+    if !verdict.is_allowed {
+        relay.reset().await;
+        return End::Refused;
     }
-    relay.reset().await;
-    End::Refused
+    if let Some(name) = &name
+        && let Some(interceptor) = flow.context.content.interceptor_for(name)
+    {
+        return carry_intercepted(flow, relay, host, interceptor, name).await;
+    }
+    carry(flow, relay, &mut host, name.as_ref()).await
 }
 
 /// Waits until the connection has shown what it is.

@@ -12,6 +12,7 @@
 use std::future::{Future as _, poll_fn};
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use smoltcp::socket::tcp::{self, State};
@@ -23,6 +24,7 @@ use tokio_util::sync::PollSender;
 use super::outgoing::Outgoing;
 use super::packet::Packet;
 use super::terminal::Terminal;
+use crate::PlaceholderScan;
 
 /// How a relay ended.
 #[derive(Debug)]
@@ -39,6 +41,10 @@ pub(crate) enum End {
     Refused,
     /// The guest's connection was reset, because a change of the policy denies it.
     Revoked,
+    /// The guest's connection was reset, because it sent the placeholder of this secret.
+    Leak(Arc<str>),
+    /// The gateway could not read what it had to read, for this reason.
+    Unreadable(String),
 }
 
 /// One guest's connection with what moves its bytes.
@@ -51,6 +57,10 @@ pub(crate) struct Relay<'a> {
     is_host_done: bool,
     /// The guest will send nothing more, and the host has been told.
     is_guest_done: bool,
+    /// Looks for placeholders of secrets in what the guest sends, where there are secrets.
+    scan: Option<PlaceholderScan>,
+    /// Bytes at the front of the receive buffer that the scan has seen.
+    scanned: usize,
     /// Bytes that the guest sent and the host took.
     pub(crate) sent_bytes: u64,
     /// Bytes that the host sent and the guest's connection took.
@@ -70,9 +80,16 @@ impl<'a> Relay<'a> {
             timer: Box::pin(sleep(std::time::Duration::ZERO)),
             is_host_done: false,
             is_guest_done: false,
+            scan: None,
+            scanned: 0,
             sent_bytes: 0,
             received_bytes: 0,
         }
+    }
+
+    /// From now on, ends the connection where the guest sends what `scan` looks for.
+    pub(crate) fn watch_for(&mut self, scan: PlaceholderScan) {
+        self.scan = scan.is_needed().then_some(scan);
     }
 
     /// Moves bytes both ways until the connection has ended.
@@ -238,14 +255,28 @@ impl<'a> Relay<'a> {
         let mut has_moved = false;
         let socket = self.terminal.socket();
         while socket.can_recv() {
+            let (scan, scanned) = (&mut self.scan, &mut self.scanned);
+            let mut leak = None;
             let written = socket.recv(|bytes| {
+                if let Some(scan) = scan {
+                    leak = scan.push(&bytes[*scanned..]);
+                    if leak.is_some() {
+                        return (0, Poll::Pending);
+                    }
+                    *scanned = bytes.len();
+                }
                 let poll = Pin::new(&mut *host).poll_write(cx, bytes);
                 let length = match &poll {
                     Poll::Ready(Ok(length)) => *length,
                     _ => 0,
                 };
+                *scanned = scanned.saturating_sub(length);
                 (length, poll)
             });
+            if let Some(secret) = leak {
+                socket.abort();
+                return Err(End::Leak(secret));
+            }
             match written {
                 Ok(Poll::Ready(Ok(length))) if length > 0 => {
                     self.sent_bytes += u64::try_from(length).unwrap_or(0);

@@ -45,16 +45,18 @@ pub(crate) async fn connection(
         Err(error) => return Outcome::Unreachable(error.to_string()),
     };
     let mut relay = relay(flow, packets);
-    let end = match decision {
-        Decision::AllowedByName(_) => gate::pass(flow, &mut relay, &mut host).await,
-        Decision::Allowed(_) | Decision::Denied(_) => {
-            carry(flow, &mut relay, &mut host, None).await
+    let is_looked_into =
+        matches!(decision, Decision::AllowedByName(_)) || flow.context.content.is_needed();
+    let end = if is_looked_into {
+        gate::pass(flow, &mut relay, host).await
+    } else {
+        let end = carry(flow, &mut relay, &mut host, None).await;
+        if !matches!(end, End::Closed | End::HostFailed(_)) {
+            // What is lost for the guest is told to the server as it is: by a reset.
+            let _is_gone = host.set_zero_linger();
         }
+        end
     };
-    if !matches!(end, End::Closed | End::HostFailed(_)) {
-        // What is lost for the guest is told to the server as it is: by a reset.
-        let _is_gone = host.set_zero_linger();
-    }
     totals.sent_bytes = relay.sent_bytes;
     totals.received_bytes = relay.received_bytes;
     describe(&end)
@@ -88,7 +90,8 @@ pub(crate) fn relay<'a>(flow: &Flow, packets: &'a mut mpsc::Receiver<Packet>) ->
     Relay::new(terminal, packets, &context.outgoing)
 }
 
-async fn connect(to: SocketAddr) -> io::Result<TcpStream> {
+/// Opens the host's side.
+pub(crate) async fn connect(to: SocketAddr) -> io::Result<TcpStream> {
     let stream = timeout(CONNECT_PATIENCE, TcpStream::connect(to))
         .await
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
@@ -113,5 +116,7 @@ pub(crate) fn describe(end: &End) -> Outcome {
         End::LinkGone => "gateway ended".to_owned(),
         End::Refused => "denied by the name it showed".to_owned(),
         End::Revoked => REVOKED.to_owned(),
+        End::Leak(secret) => format!("placeholder of secret {secret} refused"),
+        End::Unreadable(reason) => reason.clone(),
     })
 }

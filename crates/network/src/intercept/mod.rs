@@ -80,6 +80,16 @@ impl Interceptor {
         }
     }
 
+    /// Returns an interceptor with the same certificates that has requests carried by `proxy`.
+    #[must_use]
+    pub fn with_proxy(&self, proxy: HttpProxy) -> Self {
+        Self {
+            leaves: Arc::clone(&self.leaves),
+            tls: self.tls.clone(),
+            proxy,
+        }
+    }
+
     /// Serves a connection whose `ClientHello` shows `host`, from that hello on.
     ///
     /// # Errors

@@ -1,8 +1,8 @@
 //! A guest with its gateway and what the gateway logs.
 
 use smolvm_network::{
-    Event, EventLog, Gateway, GatewayConfig, Limits, LinkConfig, Mode, NetworkPolicy, PolicyHandle,
-    Record, Rule, UpstreamConfig, Verdict,
+    ContentConfig, Event, EventLog, Gateway, GatewayConfig, Limits, LinkConfig, Mode,
+    NetworkPolicy, PolicyHandle, Record, Rule, UpstreamConfig, Verdict,
 };
 
 use crate::guest::{ADDRESS, GATEWAY, GATEWAY_MAC, Guest, MAC, MTU};
@@ -24,6 +24,7 @@ impl Network {
             link: link(),
             policy: PolicyHandle::new(&policy(mode, rules)),
             upstream: UpstreamConfig::Servers(Vec::new()),
+            content: ContentConfig::default(),
             log: sink,
             limits,
         };

@@ -28,6 +28,7 @@ pub mod jail;
 mod jobs;
 mod kind;
 mod multiplexer;
+pub mod network;
 mod plan;
 mod process;
 mod record;

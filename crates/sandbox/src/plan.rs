@@ -133,6 +133,7 @@ impl SupervisorPlan {
                 hostname: String::new(),
                 vcpus: spec.vcpus,
                 memory: spec.memory,
+                network: None,
             },
         }
     }
@@ -212,6 +213,7 @@ pub(crate) async fn resolve(
             hostname: spec.id.as_str().replace('_', "-"),
             vcpus: spec.vcpus,
             memory: spec.memory,
+            network: None,
         },
     })
 }

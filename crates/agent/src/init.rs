@@ -15,10 +15,11 @@ use std::sync::Arc;
 
 use rustix::process::{Resource, Rlimit};
 use smolvm_protocol::message::BootTimes;
+use smolvm_protocol::{LATE_MODULE_LIST, NETWORK_MODULE_LIST};
 
 use crate::boot::clock::since_kernel_start_ms;
 use crate::boot::disks::Disks;
-use crate::boot::modules::{self, LateModules};
+use crate::boot::modules::{self, HeldModules};
 use crate::boot::mounts::{self, CGROUP_MOUNT};
 use crate::boot::root::{self, Root};
 use crate::boot::uevents::Uevents;
@@ -53,7 +54,8 @@ pub fn run() -> ExitCode {
 struct Guest {
     root: Root,
     port: std::os::fd::OwnedFd,
-    late_modules: LateModules,
+    late_modules: HeldModules,
+    network_modules: HeldModules,
     times: BootTimes,
 }
 
@@ -80,7 +82,8 @@ fn boot() -> Result<Guest, BootError> {
     let uevents = Uevents::listen()?;
     modules::load_boot_modules();
     times.modules_loaded_ms = since_kernel_start_ms();
-    let late_modules = LateModules::open();
+    let late_modules = HeldModules::open(LATE_MODULE_LIST);
+    let network_modules = HeldModules::open(NETWORK_MODULE_LIST);
     let disks = Disks::find(&uevents, root::is_shared(&command_line()))?;
     let root = Root::switch_to(&disks)?;
     mounts::mount_late()?;
@@ -94,12 +97,14 @@ fn boot() -> Result<Guest, BootError> {
         root,
         port,
         late_modules,
+        network_modules,
         times,
     })
 }
 
 async fn serve_until_shutdown(guest: Guest) -> io::Result<()> {
-    let environment = Environment::of_init(guest.times, Path::new(CGROUP_MOUNT));
+    let cgroup_mount = Path::new(CGROUP_MOUNT);
+    let environment = Environment::of_init(guest.times, cgroup_mount, guest.network_modules);
     let port = AgentPort::new(guest.port);
     let work = async {
         tokio::try_join!(
@@ -136,7 +141,7 @@ async fn serve_sessions(port: &AgentPort, environment: &Arc<Environment>) -> io:
 
 /// Loads what the first answer did not have to wait for, then watches the power button that
 /// comes with it.
-async fn load_late_modules(modules: LateModules, environment: &Arc<Environment>) -> io::Result<()> {
+async fn load_late_modules(modules: HeldModules, environment: &Arc<Environment>) -> io::Result<()> {
     environment.hello_answered().await;
     tokio::task::spawn_blocking(move || modules.load())
         .await

@@ -10,6 +10,7 @@
 //!
 //! * [`serve`] runs a session over any byte stream, so all but the boot is tested on an ordinary
 //!   host, without being PID 1.
+//! * `network` is what the host's hello says of the guest's network; `netlink` tells the kernel.
 //! * `jobs` are commands that outlive the session, with their output.
 //! * `conversation` is the agent's end of one stream: frames in, frames out.
 //! * `refusal` turns the kernel's errors into the protocol's.
@@ -32,6 +33,8 @@ mod cgroups;
 mod command;
 mod conversation;
 mod jobs;
+mod netlink;
+mod network;
 mod port;
 mod power_button;
 mod reaper;
@@ -40,6 +43,7 @@ mod session;
 mod shutdown;
 mod start_hook;
 mod sys;
+mod temporary_file;
 mod verbs;
 
 pub use session::{Environment, SessionError, serve};

@@ -7,7 +7,8 @@
 use std::future::poll_fn;
 use std::io::ErrorKind;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use smolvm_protocol::message::BootTimes;
 use smolvm_protocol::multiplex::{MAX_STREAMS, SESSION_WINDOW_BYTES};
@@ -17,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio_util::compat::TokioAsyncReadCompatExt;
 use yamux::{Config, Connection, ConnectionError, Mode};
 
+use crate::boot::modules::HeldModules;
 use crate::cgroups::Cgroups;
 use crate::conversation::Conversation;
 use crate::jobs::Jobs;
@@ -33,6 +35,9 @@ pub struct Environment {
     pub(crate) boot: BootTimes,
     /// Whether this process is PID 1: it then owns the clock and the power switch.
     pub(crate) is_init: bool,
+    /// The driver of the network device, until a host has given the guest a network.
+    network_modules: Mutex<Option<HeldModules>>,
+    trusts_gateway: AtomicBool,
     hello_answered: watch::Sender<bool>,
     shutdown: watch::Sender<bool>,
 }
@@ -48,19 +53,27 @@ impl Environment {
             jobs: Jobs::default(),
             boot: BootTimes::default(),
             is_init: false,
+            network_modules: Mutex::new(None),
+            trusts_gateway: AtomicBool::new(false),
             hello_answered: watch::Sender::new(false),
             shutdown: watch::Sender::new(false),
         })
     }
 
     /// Returns the environment of the agent as PID 1.
-    pub(crate) fn of_init(boot: BootTimes, cgroup_mount: &Path) -> Arc<Self> {
+    pub(crate) fn of_init(
+        boot: BootTimes,
+        cgroup_mount: &Path,
+        network_modules: HeldModules,
+    ) -> Arc<Self> {
         Arc::new(Self {
             reaper: Reaper::new(ReapScope::Everyone),
             cgroups: Cgroups::set_up(cgroup_mount).ok(),
             jobs: Jobs::default(),
             boot,
             is_init: true,
+            network_modules: Mutex::new(Some(network_modules)),
+            trusts_gateway: AtomicBool::new(false),
             hello_answered: watch::Sender::new(false),
             shutdown: watch::Sender::new(false),
         })
@@ -99,6 +112,24 @@ impl Environment {
 
     pub(crate) fn note_hello(&self) {
         self.hello_answered.send_replace(true);
+    }
+
+    /// Hands out the driver of the network device; `None` after the first call.
+    pub(crate) fn take_network_modules(&self) -> Option<HeldModules> {
+        self.network_modules
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+
+    /// Says that the guest now trusts the certificate authority of the host's gateway.
+    pub(crate) fn note_trust(&self) {
+        self.trusts_gateway.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns whether commands must be told of that authority.
+    pub(crate) fn trusts_gateway(&self) -> bool {
+        self.trusts_gateway.load(Ordering::Relaxed)
     }
 
     pub(crate) fn request_shutdown(&self) {

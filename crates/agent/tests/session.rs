@@ -16,6 +16,8 @@ fn hello(generation: u32, oldest_generation: u32) -> Request {
         oldest_generation,
         unix_time_ns: 0,
         max_processes: None,
+        network: None,
+        ca_certificate: None,
     })
 }
 

@@ -24,7 +24,7 @@ use crate::cache::{Artefact, ArtefactKind, Cache, CacheError, Inputs, Key, Stagi
 use crate::command::CommandError;
 use crate::digest::Digest;
 use crate::progress::{Progress, step};
-use modules::{BOOT_MODULES, LATE_MODULES};
+use modules::{BOOT_MODULES, LATE_MODULES, NETWORK_MODULES};
 pub(crate) use package::{APT_GET, DPKG_DEB};
 use package::{Candidate, Unpacked};
 
@@ -32,6 +32,7 @@ use package::{Candidate, Unpacked};
 const IMAGE_FILE: &str = "vmlinux";
 pub(crate) const BOOT_LIST_FILE: &str = "boot.list";
 pub(crate) const LATE_LIST_FILE: &str = "late.list";
+pub(crate) const NETWORK_LIST_FILE: &str = "network.list";
 
 /// Version of how an artefact is laid out and made; part of the key.
 const FORMAT: u32 = 1;
@@ -59,6 +60,8 @@ pub struct Kernel {
     pub boot_modules: Vec<PathBuf>,
     /// Modules loaded once the agent has answered, in loading order.
     pub late_modules: Vec<PathBuf>,
+    /// Modules that only a guest with a network loads, in loading order.
+    pub network_modules: Vec<PathBuf>,
 }
 
 /// Why there is no kernel.
@@ -201,6 +204,7 @@ pub fn foreign_kernel(
         digest: Digest::of_bytes(b"no modules"),
         boot_modules: Vec::new(),
         late_modules: Vec::new(),
+        network_modules: Vec::new(),
     })
 }
 
@@ -300,12 +304,16 @@ fn write_modules(unpacked: &Unpacked, output: &Path) -> Result<(), KernelError> 
         release: unpacked.release.clone(),
         source,
     };
-    let boot = unpacked.modules.resolve(BOOT_MODULES, &[]).map_err(error)?;
-    let late = unpacked
-        .modules
-        .resolve(LATE_MODULES, &boot)
-        .map_err(error)?;
-    for (list, modules) in [(BOOT_LIST_FILE, &boot), (LATE_LIST_FILE, &late)] {
+    let resolve = |wanted, loaded| unpacked.modules.resolve(wanted, loaded).map_err(error);
+    let boot = resolve(BOOT_MODULES, &[])?;
+    // A guest may load these two in either order.
+    let late = resolve(LATE_MODULES, &boot)?;
+    let network = resolve(NETWORK_MODULES, &boot)?;
+    for (list, modules) in [
+        (BOOT_LIST_FILE, &boot),
+        (LATE_LIST_FILE, &late),
+        (NETWORK_LIST_FILE, &network),
+    ] {
         let mut text = String::new();
         for module in modules {
             text.push_str(&module.file_name());
@@ -321,7 +329,7 @@ fn write_modules(unpacked: &Unpacked, output: &Path) -> Result<(), KernelError> 
 
 /// The key says how kernels are made, not which: the newest one made this way is used.
 fn key() -> Key {
-    let recipe = format!("{FORMAT} {BOOT_MODULES:?} {LATE_MODULES:?}");
+    let recipe = format!("{FORMAT} {BOOT_MODULES:?} {LATE_MODULES:?} {NETWORK_MODULES:?}");
     let digest = Digest::of_bytes(recipe.as_bytes()).short();
     Key::new(ArtefactKind::Kernel, format!("debian-cloud-{digest}"))
 }
@@ -335,6 +343,7 @@ impl Kernel {
             digest: artefact.digest(),
             boot_modules: listed_modules(artefact, BOOT_LIST_FILE)?,
             late_modules: listed_modules(artefact, LATE_LIST_FILE)?,
+            network_modules: listed_modules(artefact, NETWORK_LIST_FILE)?,
         })
     }
 }

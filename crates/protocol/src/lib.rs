@@ -78,3 +78,6 @@ pub const BOOT_MODULE_LIST: &str = "/modules/boot.list";
 
 /// File of the initramfs that lists the modules loaded once the agent has answered.
 pub const LATE_MODULE_LIST: &str = "/modules/late.list";
+
+/// File of the initramfs that lists the modules loaded when the host gives the guest a network.
+pub const NETWORK_MODULE_LIST: &str = "/modules/network.list";

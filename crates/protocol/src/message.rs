@@ -7,6 +7,8 @@
 //! Guest paths, arguments and environment values are bytes, not text: Linux gives them no
 //! encoding.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
@@ -123,6 +125,46 @@ pub struct HostHello {
     /// Processes and threads that all commands together may have; unlimited when absent.
     #[serde(default)]
     pub max_processes: Option<u32>,
+    /// The network the guest is to have. When absent, an earlier one stays, and a guest that has
+    /// had none gets none.
+    #[serde(default)]
+    pub network: Option<GuestNetwork>,
+    /// A certificate authority, in PEM, that the guest's programs are to trust beside the public
+    /// ones. When absent, an earlier one stays.
+    #[serde(default)]
+    pub ca_certificate: Option<String>,
+}
+
+/// How a guest's network interface is configured. An agent that cannot configure it refuses the
+/// hello.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestNetwork {
+    /// Hardware address of the interface that this is for.
+    pub mac: [u8; 6],
+    /// Largest packet without its Ethernet header, in bytes.
+    pub mtu: u16,
+    /// The interface's IPv4 address.
+    pub ipv4: InterfaceAddress<Ipv4Addr>,
+    /// Its IPv6 address; ignored by a guest whose kernel has IPv6 switched off.
+    #[serde(default)]
+    pub ipv6: Option<InterfaceAddress<Ipv6Addr>>,
+    /// Name servers, the first one preferred; with none, the guest keeps its own.
+    #[serde(default)]
+    pub dns: Vec<IpAddr>,
+    /// Names that the guest knows without asking, each with its address.
+    #[serde(default)]
+    pub hosts: Vec<(IpAddr, String)>,
+}
+
+/// An address of an interface, and the way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceAddress<A> {
+    /// The address.
+    pub address: A,
+    /// Leading bits that all addresses on the link have in common.
+    pub prefix_length: u8,
+    /// Where packets for all other addresses go.
+    pub gateway: A,
 }
 
 /// What the agent says of itself when a session opens.
@@ -572,8 +614,39 @@ mod tests {
                 oldest_generation: 1,
                 unix_time_ns: 5,
                 max_processes: None,
+                network: None,
+                ca_certificate: None,
             }
         );
+    }
+
+    #[test]
+    fn network_of_a_hello_survives_the_wire() {
+        let hello = Request::Hello(HostHello {
+            generation: 1,
+            oldest_generation: 1,
+            unix_time_ns: 5,
+            max_processes: None,
+            network: Some(GuestNetwork {
+                mac: [2, 0, 0, 0, 0, 1],
+                mtu: u16::MAX,
+                ipv4: InterfaceAddress {
+                    address: Ipv4Addr::new(10, 0, 0, 2),
+                    prefix_length: 24,
+                    gateway: Ipv4Addr::new(10, 0, 0, 1),
+                },
+                ipv6: Some(InterfaceAddress {
+                    address: Ipv6Addr::LOCALHOST,
+                    prefix_length: 64,
+                    gateway: Ipv6Addr::UNSPECIFIED,
+                }),
+                dns: vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
+                hosts: vec![(Ipv4Addr::LOCALHOST.into(), "name".to_owned())],
+            }),
+            ca_certificate: Some("-----BEGIN CERTIFICATE-----".to_owned()),
+        });
+        let frame = Frame::message(&hello).expect("small");
+        assert_eq!(frame.parse::<Request>().expect("own encoding"), hello);
     }
 
     #[test]

@@ -99,6 +99,20 @@ pub struct BootPlan {
     pub vcpus: VcpuCount,
     /// Its memory.
     pub memory: MemoryMib,
+    /// Its network device, if it has one.
+    #[serde(default)]
+    pub network: Option<NetworkDevice>,
+}
+
+/// The network device of a machine. What the guest sends through it comes out of
+/// [`Machine::take_network`], and nowhere else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkDevice {
+    /// Its hardware address.
+    pub mac: [u8; 6],
+    /// Largest packet without its Ethernet header, in bytes.
+    pub mtu: u16,
 }
 
 /// What an engine can do.
@@ -160,6 +174,11 @@ pub trait Machine: Send {
 
     /// Hands out what the guest writes to its console; `None` after the first call.
     fn take_console(&mut self) -> Option<Box<dyn AsyncRead + Send + Unpin>>;
+
+    /// Hands out the link that the network device is on: Ethernet frames both ways, each after its
+    /// length as four bytes, most significant first. `None` after the first call, and for a
+    /// machine without the device.
+    fn take_network(&mut self) -> Option<Box<dyn Stream>>;
 
     /// Returns the process ID of the VMM, where it has one.
     fn vmm_pid(&self) -> Option<u32>;

@@ -29,6 +29,7 @@ pub mod jail;
 mod jobs;
 mod kind;
 mod multiplexer;
+pub mod network;
 mod plan;
 mod port_forwards;
 mod process;

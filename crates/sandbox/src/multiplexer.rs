@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 
 use futures::{SinkExt as _, StreamExt as _};
-use smolvm_protocol::message::{AgentHello, Event, HostHello, Refusal, Request};
+use smolvm_protocol::message::{AgentHello, Event, GuestNetwork, HostHello, Refusal, Request};
 use smolvm_protocol::multiplex::{MAX_STREAMS, SESSION_WINDOW_BYTES};
 use smolvm_protocol::{Frame, FrameCodec, FrameError, GENERATION, OLDEST_GENERATION};
 use tokio::sync::{mpsc, oneshot};
@@ -57,6 +57,17 @@ pub(crate) enum SessionError {
 
 type OpenReply = oneshot::Sender<Result<yamux::Stream, yamux::ConnectionError>>;
 
+/// What a guest is to be set up with when its host says hello. What is absent stays as it was.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct GuestSettings {
+    /// Processes and threads that all commands together may have.
+    pub(crate) max_processes: Option<u32>,
+    /// How its network interface is configured.
+    pub(crate) network: Option<GuestNetwork>,
+    /// The certificate authority, in PEM, that its programs are to trust.
+    pub(crate) ca_certificate: Option<String>,
+}
+
 /// The way to the agent. Clones share one connection.
 #[derive(Clone, Debug)]
 pub(crate) struct AgentSession {
@@ -83,16 +94,14 @@ impl AgentSession {
     }
 
     /// Says hello and returns what the agent says of itself. Waits as long as the guest boots.
-    /// All commands together may have `max_processes`; with none, an earlier limit stays.
-    pub(crate) async fn hello(
-        &self,
-        max_processes: Option<u32>,
-    ) -> Result<AgentHello, SessionError> {
+    pub(crate) async fn hello(&self, settings: GuestSettings) -> Result<AgentHello, SessionError> {
         let request = Request::Hello(HostHello {
             generation: GENERATION,
             oldest_generation: OLDEST_GENERATION,
             unix_time_ns: unix_time_ms().saturating_mul(1_000_000),
-            max_processes,
+            max_processes: settings.max_processes,
+            network: settings.network,
+            ca_certificate: settings.ca_certificate,
         });
         let hello = match self.ask(&request).await? {
             Event::Hello(hello) => hello,

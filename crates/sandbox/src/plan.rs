@@ -139,6 +139,7 @@ impl SupervisorPlan {
                 hostname: String::new(),
                 vcpus: spec.vcpus,
                 memory: spec.memory,
+                network: None,
             },
         }
     }
@@ -219,6 +220,7 @@ pub(crate) async fn resolve(
             hostname: spec.id.as_str().replace('_', "-"),
             vcpus: spec.vcpus,
             memory: spec.memory,
+            network: None,
         },
     })
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 
 use rustix::io::Errno;
-use smolvm_protocol::{BOOT_MODULE_LIST, LATE_MODULE_LIST, MODULE_DIRECTORY};
+use smolvm_protocol::{BOOT_MODULE_LIST, MODULE_DIRECTORY};
 
 use super::console;
 
@@ -17,16 +17,16 @@ pub(crate) fn load_boot_modules() {
     }
 }
 
-/// Modules that are loaded once the agent has answered.
+/// Modules that are loaded after the boot, if at all.
 ///
 /// They are open files, because the initramfs is gone by then.
 #[derive(Debug)]
-pub(crate) struct LateModules(Vec<(String, io::Result<File>)>);
+pub(crate) struct HeldModules(Vec<(String, io::Result<File>)>);
 
-impl LateModules {
-    /// Opens the modules.
-    pub(crate) fn open() -> Self {
-        Self(open_listed(LATE_MODULE_LIST).collect())
+impl HeldModules {
+    /// Opens the modules that the file `list` names.
+    pub(crate) fn open(list: &str) -> Self {
+        Self(open_listed(list).collect())
     }
 
     /// Loads the modules. Blocks.

@@ -25,18 +25,24 @@ pub(crate) struct CommandPlan {
 }
 
 impl CommandPlan {
-    /// Resolves `exec` against the guest's accounts. Blocks.
+    /// Resolves `exec` against the guest's accounts, for a guest that trusts the certificate
+    /// authority of the host's gateway or has none to trust. Blocks.
     ///
     /// # Errors
     ///
     /// When a value is not legal or the user does not exist.
-    pub(crate) fn resolve(exec: &Exec, accounts: &AccountFiles) -> Result<Self, Refusal> {
+    pub(crate) fn resolve(
+        exec: &Exec,
+        accounts: &AccountFiles,
+        trusts_gateway: bool,
+    ) -> Result<Self, Refusal> {
         let mut account = accounts.find(exec.user.as_deref())?;
         if !Path::new(OsStr::from_bytes(&account.shell)).exists() {
             account.shell = FALLBACK_SHELL.to_vec();
         }
         let has_terminal = exec.terminal.is_some();
-        let variables = Variables::new(&account, has_terminal, exec.environment.clone())?;
+        let given = exec.environment.clone();
+        let variables = Variables::new(&account, has_terminal, trusts_gateway, given)?;
         let (program, arguments) = command_line(&exec.command, &account)?;
         let programs = candidates(&program, variables.get(b"PATH").unwrap_or(b""))?;
         let (directory, fallback_directory) = match &exec.working_directory {

@@ -56,7 +56,7 @@ pub(crate) fn start(
     exec: &Exec,
     environment: &Environment,
 ) -> Result<(RunningCommand, HostEnds), Refusal> {
-    let plan = CommandPlan::resolve(exec, &AccountFiles::read())?;
+    let plan = CommandPlan::resolve(exec, &AccountFiles::read(), environment.trusts_gateway())?;
     let no_descriptors = |error: Errno| refusal::about("command", &error.into());
     let (ends, stdio) = match exec.terminal {
         Some(size) => terminal(size, &plan),

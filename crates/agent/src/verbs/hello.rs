@@ -1,5 +1,5 @@
-//! Opens the session: generations are compared, the guest's clock is set and its commands are
-//! limited.
+//! Opens the session: generations are compared, the guest's clock is set, its commands are
+//! limited and its network is set up.
 
 use std::sync::Arc;
 
@@ -8,6 +8,7 @@ use smolvm_protocol::message::{AgentHello, Event, HostHello, Refusal, RefusalCod
 use smolvm_protocol::{GENERATION, OLDEST_GENERATION};
 
 use crate::conversation::{Conversation, Failure};
+use crate::network::{self, NetworkError, trust};
 use crate::refusal;
 use crate::session::Environment;
 
@@ -34,6 +35,9 @@ pub(super) async fn run(
     }
     if let Some(count) = hello.max_processes {
         limit_processes(count, environment)?;
+    }
+    if hello.network.is_some() || hello.ca_certificate.is_some() {
+        set_up_network(hello, environment).await?;
     }
     let answer = AgentHello {
         generation: GENERATION,
@@ -62,6 +66,38 @@ fn limit_processes(count: u32, environment: &Environment) -> Result<(), Refusal>
     cgroups
         .limit_processes(count)
         .map_err(|error| refusal::invalid(&error.to_string()))
+}
+
+/// Gives the guest its network. A host that asks for one must not be left to believe in one that
+/// is not there.
+async fn set_up_network(hello: &HostHello, environment: &Arc<Environment>) -> Result<(), Failure> {
+    if !environment.is_init {
+        let message = "the agent is not the init of a guest, whose network it could set up";
+        return Err(refusal::invalid(message).into());
+    }
+    let modules = environment.take_network_modules();
+    let (network, certificate) = (hello.network.clone(), hello.ca_certificate.clone());
+    let work = tokio::task::spawn_blocking(move || -> Result<bool, NetworkError> {
+        if let Some(network) = &network {
+            if let Some(modules) = modules {
+                modules.load();
+            }
+            network::set_up(network)?;
+        }
+        if let Some(certificate) = &certificate {
+            trust::install(certificate)?;
+        }
+        Ok(certificate.is_some())
+    });
+    // The panic hook has reported a panic.
+    let trusts_gateway = work
+        .await
+        .map_err(|_| Failure::HostGone)?
+        .map_err(|error| refusal::refused(RefusalCode::Io, &error.to_string()))?;
+    if trusts_gateway {
+        environment.note_trust();
+    }
+    Ok(())
 }
 
 /// Sets the clock where it is wrong. A host that names an impossible time changes nothing.

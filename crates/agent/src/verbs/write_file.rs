@@ -1,11 +1,10 @@
 //! Writes a file atomically: the content goes to a temporary file beside it, which then takes
 //! its place.
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
+use std::path::Path;
 
 use smolvm_protocol::message::{Event, WriteFile};
 
@@ -13,6 +12,7 @@ use super::make_directory::make_parents;
 use super::path::{PERMISSION_BITS, absolute, permissions};
 use crate::conversation::{Conversation, Failure, InputReader};
 use crate::refusal;
+use crate::temporary_file::TemporaryFile;
 
 pub(super) async fn run(host: &mut Conversation, request: WriteFile) -> Result<(), Failure> {
     let path = absolute(request.path)?;
@@ -59,53 +59,4 @@ fn write(path: &Path, mode: u32, parents: bool, mut input: InputReader) -> io::R
         .file
         .set_permissions(Permissions::from_mode(mode))?;
     temporary.take_place_of(&path)
-}
-
-/// A file that goes away unless it takes the place of another.
-struct TemporaryFile {
-    path: PathBuf,
-    file: File,
-    is_placed: bool,
-}
-
-impl TemporaryFile {
-    fn create(directory: &Path) -> io::Result<Self> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        loop {
-            let number = NEXT.fetch_add(1, Ordering::Relaxed);
-            let path = directory.join(format!(".smolvm-{}-{number}", std::process::id()));
-            let result = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&path);
-            match result {
-                Ok(file) => {
-                    return Ok(Self {
-                        path,
-                        file,
-                        is_placed: false,
-                    });
-                }
-                // Left over from an agent that was switched off while it wrote.
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    fn take_place_of(mut self, path: &Path) -> io::Result<()> {
-        fs::rename(&self.path, path)?;
-        self.is_placed = true;
-        Ok(())
-    }
-}
-
-impl Drop for TemporaryFile {
-    fn drop(&mut self) {
-        if !self.is_placed {
-            // Nobody is left to tell when even that fails.
-            let _ = fs::remove_file(&self.path);
-        }
-    }
 }

@@ -26,8 +26,11 @@ pub(super) const BOOT_MODULES: &[&str] = &[
 ];
 
 /// What can wait until the agent has answered: the power button (ACPI stop requests), entropy,
-/// FUSE, the network.
-pub(super) const LATE_MODULES: &[&str] = &["button", "evdev", "virtio_rng", "fuse", "virtio_net"];
+/// FUSE.
+pub(super) const LATE_MODULES: &[&str] = &["button", "evdev", "virtio_rng", "fuse"];
+
+/// What only a guest with a network needs.
+pub(super) const NETWORK_MODULES: &[&str] = &["virtio_net"];
 
 /// Why the modules of a kernel are not usable.
 #[derive(Debug, thiserror::Error)]

@@ -67,11 +67,14 @@ impl Engine for Fake {
         let EnginePlan::Fake(script) = plan.engine else {
             unreachable!("engine_of hands a plan only to the engine that it names");
         };
-        async move { Ok(Box::new(start(script)) as Box<dyn Machine>) }.boxed()
+        let has_network = plan.network.is_some();
+        async move { Ok(Box::new(start(script, has_network)) as Box<dyn Machine>) }.boxed()
     }
 }
 
-fn start(script: Script) -> FakeMachine {
+fn start(script: Script, has_network: bool) -> FakeMachine {
+    // Its guest never sends a frame, and reads none.
+    let (network, guest_network) = has_network.then(|| tokio::io::duplex(PIPE_BYTES)).unzip();
     let (agent, guest) = tokio::io::duplex(PIPE_BYTES);
     let (console, mut guest_console) = tokio::io::duplex(PIPE_BYTES);
     let (exit_sender, exit) = watch::channel(None);
@@ -97,7 +100,7 @@ fn start(script: Script) -> FakeMachine {
                 }
             }
         };
-        drop(guest_console);
+        drop((guest_console, guest_network));
         guest_exit.send_if_modified(|ended| {
             let is_first = ended.is_none();
             ended.get_or_insert(exit);
@@ -107,6 +110,7 @@ fn start(script: Script) -> FakeMachine {
     FakeMachine {
         agent: Some(agent),
         console: Some(console),
+        network,
         exit_sender,
         exit,
     }
@@ -130,6 +134,7 @@ fn vmm_ended(status: &str) -> MachineExit {
 struct FakeMachine {
     agent: Option<DuplexStream>,
     console: Option<DuplexStream>,
+    network: Option<DuplexStream>,
     exit_sender: watch::Sender<Option<MachineExit>>,
     exit: watch::Receiver<Option<MachineExit>>,
 }
@@ -145,6 +150,12 @@ impl Machine for FakeMachine {
         self.console
             .take()
             .map(|stream| Box::new(stream) as Box<dyn AsyncRead + Send + Unpin>)
+    }
+
+    fn take_network(&mut self) -> Option<Box<dyn Stream>> {
+        self.network
+            .take()
+            .map(|stream| Box::new(stream) as Box<dyn Stream>)
     }
 
     fn vmm_pid(&self) -> Option<u32> {

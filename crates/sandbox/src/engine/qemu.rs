@@ -5,6 +5,7 @@
 //!      |  fd 3 <-> virtio-console port of the agent
 //!      |  fd 4 <-> QMP
 //!      |  fd 5 <-- serial console
+//!      |  fd 6 <-> Ethernet frames, where the guest has a network
 //!      +- stderr <-- QEMU's own messages
 //! ```
 //!
@@ -39,6 +40,8 @@ const AGENT_FD: i32 = 3;
 const QMP_FD: i32 = 4;
 /// Descriptor of the serial console in QEMU.
 const CONSOLE_FD: i32 = 5;
+/// Descriptor of the network's link in QEMU.
+const NETWORK_FD: i32 = 6;
 
 /// The engine `qemu`.
 #[derive(Clone, Copy, Debug)]
@@ -73,6 +76,8 @@ fn start(plan: &BootPlan) -> Result<QemuMachine, BootError> {
     let (agent, agent_fd) = socket_pair().map_err(BootError::Socket)?;
     let (qmp, qmp_fd) = socket_pair().map_err(BootError::Socket)?;
     let (console, console_fd) = socket_pair().map_err(BootError::Socket)?;
+    let network = plan.network.map(|_| socket_pair()).transpose();
+    let (network, network_fd) = network.map_err(BootError::Socket)?.unzip();
     let qmp = Qmp::start(qmp).map_err(BootError::Socket)?;
     let jail = JailPlan::for_qemu(
         program,
@@ -80,20 +85,16 @@ fn start(plan: &BootPlan) -> Result<QemuMachine, BootError> {
         plan,
         *accelerator,
     );
-    let inherited = vec![
-        InheritedFd {
-            fd: agent_fd,
-            number: AGENT_FD,
-        },
-        InheritedFd {
-            fd: qmp_fd,
-            number: QMP_FD,
-        },
-        InheritedFd {
-            fd: console_fd,
-            number: CONSOLE_FD,
-        },
+    let descriptors = [
+        (agent_fd, AGENT_FD),
+        (qmp_fd, QMP_FD),
+        (console_fd, CONSOLE_FD),
     ];
+    let inherited = descriptors
+        .into_iter()
+        .chain(network_fd.map(|fd| (fd, NETWORK_FD)))
+        .map(|(fd, number)| InheritedFd { fd, number })
+        .collect();
     let mut child =
         process::spawn_jailed(launcher, &jail, inherited).map_err(|source| BootError::Spawn {
             program: launcher.clone(),
@@ -106,6 +107,10 @@ fn start(plan: &BootPlan) -> Result<QemuMachine, BootError> {
     Ok(QemuMachine {
         agent: Some(asynchronous(agent).map_err(BootError::Socket)?),
         console: Some(asynchronous(console).map_err(BootError::Socket)?),
+        network: network
+            .map(asynchronous)
+            .transpose()
+            .map_err(BootError::Socket)?,
         qmp,
         messages: tokio::spawn(messages::last_lines(stderr)),
         exit: None,
@@ -127,6 +132,7 @@ fn asynchronous(stream: std::os::unix::net::UnixStream) -> io::Result<UnixStream
 struct QemuMachine {
     agent: Option<UnixStream>,
     console: Option<UnixStream>,
+    network: Option<UnixStream>,
     qmp: Qmp,
     messages: JoinHandle<Vec<String>>,
     exit: Option<MachineExit>,
@@ -179,6 +185,12 @@ impl Machine for QemuMachine {
             .map(|stream| Box::new(stream) as Box<dyn AsyncRead + Send + Unpin>)
     }
 
+    fn take_network(&mut self) -> Option<Box<dyn Stream>> {
+        self.network
+            .take()
+            .map(|stream| Box::new(stream) as Box<dyn Stream>)
+    }
+
     fn vmm_pid(&self) -> Option<u32> {
         self.child.id()
     }
@@ -208,3 +220,6 @@ impl Machine for QemuMachine {
         let _ended_already = self.child.start_kill();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,11 +20,11 @@ use super::ending::{self, Ended};
 use super::forwards::{BindError, Forwards};
 use super::lease::{Lease, LeaseNotice};
 use crate::engine::{Machine, MachineExit};
-use crate::multiplexer::{AgentSession, SessionError};
+use crate::multiplexer::{AgentSession, GuestSettings, SessionError};
 use crate::plan::SupervisorPlan;
 use crate::record::{RecordError, SandboxDir, StateFile};
 use crate::state::{SandboxState, Transition};
-use crate::{Lifetime, text};
+use crate::{Lifetime, network, text};
 
 /// Milliseconds a guest has to shut down when the host does.
 const HOST_SHUTDOWN_GRACE_MS: u64 = 5_000;
@@ -106,11 +106,15 @@ impl Driver {
         let console = machine.take_console().expect("nor its console");
         let (session, connection) = AgentSession::start(agent_stream);
         let greeter = session.clone();
-        let max_processes = plan.max_processes;
+        let settings = GuestSettings {
+            max_processes: plan.max_processes,
+            network: plan.boot.network.map(network::guest_side),
+            ca_certificate: None,
+        };
         let (clients, commands) = Clients::start(listener);
         Self {
             hello: Some(AbortOnDropHandle::new(tokio::spawn(async move {
-                greeter.hello(max_processes).await
+                greeter.hello(settings).await
             }))),
             is_ready: false,
             start_deadline: Instant::now() + Duration::from_millis(plan.start_timeout_ms),
@@ -376,7 +380,7 @@ impl Driver {
         // The guest's clock stood still; a hello sets it.
         let session = self.session.clone();
         self.clock = Some(AbortOnDropHandle::new(tokio::spawn(async move {
-            if let Err(error) = session.hello(None).await {
+            if let Err(error) = session.hello(GuestSettings::default()).await {
                 tracing::warn!(error = %text::chain(&error), "guest's clock not set");
             }
         })));

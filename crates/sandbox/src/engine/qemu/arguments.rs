@@ -8,8 +8,8 @@ use smolvm_protocol::{
     ROOT_SHARED,
 };
 
-use super::{AGENT_FD, CONSOLE_FD, QMP_FD};
-use crate::engine::{Accelerator, BootPlan};
+use super::{AGENT_FD, CONSOLE_FD, NETWORK_FD, QMP_FD};
+use crate::engine::{Accelerator, BootPlan, NetworkDevice};
 
 /// Returns the arguments after the program's name.
 pub(super) fn of(plan: &BootPlan, accelerator: Accelerator, tsc_khz: u64) -> Vec<OsString> {
@@ -17,6 +17,7 @@ pub(super) fn of(plan: &BootPlan, accelerator: Accelerator, tsc_khz: u64) -> Vec
     machine(&mut line, plan, accelerator);
     kernel(&mut line, plan, accelerator, tsc_khz);
     connections(&mut line);
+    network(&mut line, plan.network);
     let has_overlay = plan.overlay.is_some();
     line.disk("root", &plan.root_image, ROOT_DISK_SERIAL, has_overlay);
     if let Some(overlay) = &plan.overlay {
@@ -48,7 +49,6 @@ fn machine(line: &mut CommandLine, plan: &BootPlan, accelerator: Accelerator) {
     line.flag("-nodefaults");
     line.flag("-no-reboot");
     line.option("-display", "none");
-    line.option("-nic", "none");
     // QEMU's own filter (qemu(1), `-sandbox`): no obsolete system calls, no new programs, no
     // raised privileges, no changed priorities.
     line.option(
@@ -108,6 +108,27 @@ fn connections(line: &mut CommandLine) {
     );
 }
 
+/// The network device, or none: without a word of it QEMU makes one of its own.
+///
+/// Only QEMU's `stream` back end takes a connected socket of ours (QEMU 7.2, qapi/net.json,
+/// `NetdevStreamOptions`). It has no header for checksums and segmentation (net/stream.c), so
+/// every frame is complete in both directions, and only a large MTU makes few of many.
+fn network(line: &mut CommandLine, device: Option<NetworkDevice>) {
+    let Some(NetworkDevice { mac, mtu }) = device else {
+        line.option("-nic", "none");
+        return;
+    };
+    let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+    line.option(
+        "-netdev",
+        &format!("stream,id=net,server=off,addr.type=fd,addr.str={NETWORK_FD}"),
+    );
+    line.option(
+        "-device",
+        &format!("virtio-net-device,netdev=net,mac={mac},host_mtu={mtu}"),
+    );
+}
+
 /// QEMU's arguments while they are put together.
 #[derive(Default)]
 struct CommandLine(Vec<OsString>);
@@ -156,6 +177,8 @@ fn doubled_commas(path: &Path) -> OsString {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+
     use super::*;
 
     #[test]
@@ -178,6 +201,7 @@ mod tests {
             hostname: "box".to_owned(),
             vcpus: crate::DEFAULT_VCPUS,
             memory: crate::DEFAULT_MEMORY,
+            network: None,
         }
     }
 
@@ -188,6 +212,30 @@ mod tests {
             .filter(|text| text.contains("file=") || text.contains("serial="))
             .map(|text| text.into_owned())
             .collect()
+    }
+
+    #[test]
+    fn machine_has_the_network_device_of_its_plan_and_no_other() {
+        let texts = |plan: &BootPlan| -> String {
+            let arguments = of(plan, Accelerator::Kvm, 0);
+            arguments.join(OsStr::new(" ")).to_string_lossy().into()
+        };
+        let without = texts(&plan());
+        assert!(without.contains("-nic none"), "{without}");
+        assert!(!without.contains("virtio-net"), "{without}");
+        let with = texts(&BootPlan {
+            network: Some(NetworkDevice {
+                mac: [2, 0, 0, 0, 0xab, 1],
+                mtu: 9000,
+            }),
+            ..plan()
+        });
+        assert!(!with.contains("-nic"), "{with}");
+        assert!(with.contains("addr.type=fd,addr.str=6 "), "{with}");
+        assert!(
+            with.contains("netdev=net,mac=02:00:00:00:ab:01,host_mtu=9000"),
+            "{with}"
+        );
     }
 
     #[test]

@@ -114,8 +114,8 @@ pub struct GatewayConfig {
 /// A gateway at work. Dropping it ends all connections.
 #[derive(Debug)]
 pub struct Gateway {
-    _router: AbortOnDropHandle<()>,
-    _writer: AbortOnDropHandle<()>,
+    router: AbortOnDropHandle<()>,
+    writer: AbortOnDropHandle<()>,
 }
 
 impl Gateway {
@@ -143,17 +143,26 @@ impl Gateway {
         let context = Arc::new(Context::new(Outgoing::new(link, frames), config));
         let router = Router::new(context, host_link);
         Self {
-            _router: AbortOnDropHandle::new(tokio::spawn(async move {
+            router: AbortOnDropHandle::new(tokio::spawn(async move {
                 if let Err(error) = router.run(FrameReader::new(reader)).await {
                     tracing::warn!(%error, "guest's link failed");
                 }
             })),
-            _writer: AbortOnDropHandle::new(tokio::spawn(async move {
+            writer: AbortOnDropHandle::new(tokio::spawn(async move {
                 if let Err(error) = write_frames(writer, queue, &download).await {
                     tracing::debug!(%error, "guest's link closed");
                 }
             })),
         }
+    }
+
+    /// Ends all connections, and returns when everything that records events has ended.
+    pub async fn end(self) {
+        let Self { router, writer } = self;
+        router.abort();
+        // However they ended, they are gone.
+        let _aborted = router.await;
+        drop(writer);
     }
 }
 

@@ -49,6 +49,9 @@ pub enum SupervisorRequest {
     Unforward(Forward),
     /// Asks for the forwards. Answer: [`SupervisorReply::Forwards`].
     Forwards,
+    /// Changes what the sandbox may reach, at once and for later starts. Answer:
+    /// [`SupervisorReply::Done`].
+    ChangeNetwork(NetworkChange),
     /// Kills the machine and removes the sandbox with all its files. Answer:
     /// [`SupervisorReply::Stopped`] when nothing is left but the supervisor itself.
     Delete,
@@ -81,6 +84,19 @@ pub struct Forward {
     pub host_port: u16,
     /// Port on the loopback of the guest.
     pub guest_port: u16,
+}
+
+/// A change of a network policy, in the words of whoever asks for it. Done in this order.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkChange {
+    /// The new mode, if it changes: `off`, `restricted` or `open`.
+    pub mode: Option<String>,
+    /// Whether all rules go.
+    pub clears_rules: bool,
+    /// Rules that go.
+    pub remove: Vec<String>,
+    /// Rules that come, unless they are there.
+    pub add: Vec<String>,
 }
 
 /// How a machine is and has been.

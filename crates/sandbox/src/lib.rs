@@ -57,6 +57,7 @@ pub use files::{DirectoryEntry, FileReader, FileWriter};
 pub use installation::Installation;
 pub use jobs::{AttachedJob, JobEvent, JobOutput, random_job_name};
 pub use kind::ErrorKind;
+pub use network::{NetworkError, network_mode};
 pub use plan::{PlanError, SupervisorPlan};
 pub use port_forwards::{AskedForward, PortForwardError, PortForwards};
 pub use process::{JAIL_COMMAND, LOCK_FD, SUPERVISE_COMMAND};

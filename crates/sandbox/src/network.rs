@@ -1,13 +1,30 @@
-//! The addresses on the link between a guest and its gateway.
+//! The network of a sandbox: the addresses on the link between a guest and its gateway, and what
+//! its user may ask and change.
 //!
 //! Every sandbox has a link of its own, with nobody on it but these two, so all sandboxes have
-//! the same addresses.
+//! the same addresses. What may be reached over it is part of the sandbox's specification; whoever
+//! holds the sandbox's lock changes it, which is its supervisor while it runs.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use smolvm_network::{Limits, LinkConfig, Mode, NetworkPolicy, PolicyError, Rule, RuleError};
+use smolvm_protocol::control::{NetworkChange, SupervisorReply, SupervisorRequest};
 use smolvm_protocol::message::{GuestNetwork, InterfaceAddress};
 
+use crate::access::AccessError;
 use crate::engine::NetworkDevice;
+use crate::record::RecordError;
+use crate::store::StoreError;
+use crate::{ErrorKind, Sandbox, SandboxSpec};
+
+/// Hardware address of the gateway; see [`GUEST_MAC`].
+pub const GATEWAY_MAC: [u8; 6] = [0x02, b's', b'm', b'o', b'l', b'g'];
+
+/// The IPv4 address that stands for the host's loopback: what `host.smolvm.internal` resolves to.
+pub const HOST_IPV4: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 254);
+
+/// The IPv6 address that stands for the host's loopback.
+pub const HOST_IPV6: Ipv6Addr = Ipv6Addr::new(0xfd73, 0x6d6f, 0x6c76, 0, 0, 0, 0, 0xfe);
 
 /// Hardware address of the guest. Its first byte says that nobody administers it but us (IEEE
 /// 802, "locally administered"); the rest spells `smolv`.
@@ -66,5 +83,229 @@ pub fn guest_side(device: NetworkDevice) -> GuestNetwork {
         }),
         dns: vec![GATEWAY_IPV4.into()],
         hosts: Vec::new(),
+    }
+}
+
+/// Returns the link that `device` is on, as the gateway sees it.
+pub(crate) fn gateway_side(device: NetworkDevice) -> LinkConfig {
+    let ipv4 = ipnet::Ipv4Net::new(GATEWAY_IPV4, IPV4_PREFIX_LENGTH);
+    let ipv6 = ipnet::Ipv6Net::new(GATEWAY_IPV6, IPV6_PREFIX_LENGTH);
+    LinkConfig {
+        guest_mac: device.mac,
+        gateway_mac: GATEWAY_MAC,
+        guest: vec![GUEST_IPV4.into(), GUEST_IPV6.into()],
+        gateway: vec![
+            ipv4.expect("24 bits are a legal prefix").into(),
+            ipv6.expect("64 bits are a legal prefix").into(),
+        ],
+        host: vec![HOST_IPV4.into(), HOST_IPV6.into()],
+        mtu: device.mtu,
+    }
+}
+
+/// Returns how much of the host's network a sandbox may use.
+pub(crate) fn limits_of(spec: &SandboxSpec) -> Limits {
+    // Bits to bytes.
+    let rate = spec
+        .network_rate_mbps
+        .map(|rate| u64::from(rate) * 1_000_000 / 8);
+    Limits {
+        upload_bytes_per_second: rate,
+        download_bytes_per_second: rate,
+        ..Limits::default()
+    }
+}
+
+/// Why a network policy could not be changed.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    /// A rule is not one.
+    #[error(transparent)]
+    Rule(#[from] RuleError),
+    /// The mode is not one.
+    #[error("unknown network mode {mode:?}: use off, restricted or open")]
+    Mode {
+        /// The mode as given, cut to a printable length.
+        mode: String,
+    },
+    /// A rule that was to go is not there.
+    #[error("there is no rule '{rule}'")]
+    NoSuchRule {
+        /// The rule.
+        rule: String,
+    },
+    /// The policy would not be legal.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// The store refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The policy cannot be saved.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The sandbox's supervisor cannot be told.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+}
+
+impl NetworkError {
+    /// Returns the kind of this error.
+    #[must_use]
+    pub const fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Rule(_) | Self::Mode { .. } | Self::Policy(_) => ErrorKind::InvalidInput,
+            Self::NoSuchRule { .. } => ErrorKind::NotFound,
+            Self::Store(error) => error.kind(),
+            Self::Record(error) => error.kind(),
+            Self::Access(error) => error.kind(),
+        }
+    }
+}
+
+/// Returns the network mode of this name.
+///
+/// # Errors
+///
+/// [`NetworkError::Mode`].
+pub fn network_mode(name: &str) -> Result<Mode, NetworkError> {
+    match name {
+        "off" => Ok(Mode::Off),
+        "restricted" => Ok(Mode::Restricted),
+        "open" => Ok(Mode::Open),
+        _ => Err(NetworkError::Mode {
+            mode: name.chars().take(80).collect(),
+        }),
+    }
+}
+
+/// Returns `policy` after `change`.
+pub(crate) fn changed(
+    policy: &NetworkPolicy,
+    change: &NetworkChange,
+) -> Result<NetworkPolicy, NetworkError> {
+    let mode = match &change.mode {
+        Some(mode) => network_mode(mode)?,
+        None => policy.mode(),
+    };
+    let mut rules = match change.clears_rules {
+        true => Vec::new(),
+        false => policy.rules().to_vec(),
+    };
+    for text in &change.remove {
+        let rule: Rule = text.parse()?;
+        let before = rules.len();
+        rules.retain(|other| *other != rule);
+        if rules.len() == before {
+            return Err(NetworkError::NoSuchRule { rule: text.clone() });
+        }
+    }
+    for text in &change.add {
+        let rule: Rule = text.parse()?;
+        if !rules.contains(&rule) {
+            rules.push(rule);
+        }
+    }
+    Ok(NetworkPolicy::new(mode, rules)?)
+}
+
+impl Sandbox {
+    /// Returns what the sandbox may reach.
+    ///
+    /// # Errors
+    ///
+    /// When it is gone or its description damaged.
+    pub fn network_policy(&self) -> Result<NetworkPolicy, StoreError> {
+        Ok(self.info()?.spec.network)
+    }
+
+    /// Changes what the sandbox may reach, at once where it runs. A sandbox that was started
+    /// without a network has one from its next start on.
+    ///
+    /// # Errors
+    ///
+    /// When the change is not legal; nothing is changed then.
+    pub async fn change_network(&self, change: &NetworkChange) -> Result<(), NetworkError> {
+        // Said here with its column, rather than by the supervisor in one line.
+        changed(&self.network_policy()?, change)?;
+        let request = SupervisorRequest::ChangeNetwork(change.clone());
+        match self.access().ask(&request).await {
+            Ok(SupervisorReply::Done) => Ok(()),
+            Ok(_) => Err(AccessError::Unexpected.into()),
+            Err(AccessError::NotRunning { .. }) => self.change_network_at_rest(change).await,
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn change_network_at_rest(&self, change: &NetworkChange) -> Result<(), NetworkError> {
+        let (store, id) = (self.access().store.clone(), self.id().clone());
+        let change = change.clone();
+        tokio::task::spawn_blocking(move || {
+            let lock = store.lock(&id)?;
+            let (spec, _) = lock.directory().read_spec()?;
+            lock.directory()
+                .write_network(&changed(&spec.network, &change)?)?;
+            Ok(())
+        })
+        .await
+        .expect("changing a file does not panic and is never cancelled")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(rules: &[&str]) -> NetworkPolicy {
+        let rules = rules.iter().map(|rule| rule.parse().expect("a rule"));
+        NetworkPolicy::new(Mode::Restricted, rules.collect()).expect("few rules")
+    }
+
+    fn words(words: &[&str]) -> Vec<String> {
+        words.iter().map(|&word| word.to_owned()).collect()
+    }
+
+    #[test]
+    fn rules_go_before_they_come_and_are_there_once() {
+        let change = NetworkChange {
+            remove: words(&["allow a.example"]),
+            add: words(&["allow a.example:443", "allow b.example"]),
+            ..NetworkChange::default()
+        };
+        let after = changed(&policy(&["allow a.example", "allow b.example"]), &change);
+        assert_eq!(
+            after.expect("legal"),
+            policy(&["allow b.example", "allow a.example:443"])
+        );
+    }
+
+    #[test]
+    fn new_mode_without_rules_forgets_the_old_ones() {
+        let change = NetworkChange {
+            mode: Some("open".to_owned()),
+            clears_rules: true,
+            ..NetworkChange::default()
+        };
+        let after = changed(&policy(&["deny a.example"]), &change).expect("legal");
+        assert_eq!((after.mode(), after.rules()), (Mode::Open, &[][..]));
+    }
+
+    #[test]
+    fn change_that_makes_no_sense_names_what_is_wrong() {
+        let error = |change: NetworkChange| changed(&policy(&[]), &change).expect_err("refused");
+        let mode = NetworkChange {
+            mode: Some("closed".to_owned()),
+            ..NetworkChange::default()
+        };
+        assert!(matches!(error(mode), NetworkError::Mode { mode } if mode == "closed"));
+        let gone = NetworkChange {
+            remove: words(&["allow a.example"]),
+            ..NetworkChange::default()
+        };
+        assert!(matches!(error(gone), NetworkError::NoSuchRule { .. }));
+        let bad = NetworkChange {
+            add: words(&["allow a.example:0"]),
+            ..NetworkChange::default()
+        };
+        assert!(matches!(error(bad), NetworkError::Rule(_)));
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use smolvm_image::Progress;
+use smolvm_network::Mode;
 
 use crate::accelerator::{self, AcceleratorError};
 use crate::custom::{self, CustomBootError};
@@ -220,7 +221,7 @@ pub(crate) async fn resolve(
             hostname: spec.id.as_str().replace('_', "-"),
             vcpus: spec.vcpus,
             memory: spec.memory,
-            network: None,
+            network: (spec.network.mode() != Mode::Off).then(crate::network::device),
         },
     })
 }

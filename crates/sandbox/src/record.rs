@@ -10,6 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use smolvm_network::NetworkPolicy;
 
 use crate::state::{SandboxState, Transition};
 use crate::{ErrorKind, SandboxSpec, text};
@@ -17,8 +18,9 @@ use crate::{ErrorKind, SandboxSpec, text};
 /// Version of both files.
 const VERSION: u32 = 1;
 
-/// Longest description that is read, in bytes. A full record is below 8 KiB.
-const MAX_FILE_BYTES: u64 = 64 * 1024;
+/// Longest description that is read, in bytes. A full record is below 8 KiB without its network
+/// rules, of which there are up to [`smolvm_network::NetworkPolicy::MAX_RULES`].
+const MAX_FILE_BYTES: u64 = 1024 * 1024;
 
 /// Longest reason that is kept, in characters.
 const MAX_REASON_CHARS: usize = 1000;
@@ -195,6 +197,11 @@ impl SandboxDir {
         self.path.join("console.log")
     }
 
+    /// Returns what happened on the sandbox's network, as JSON lines.
+    pub(crate) fn network_log(&self) -> PathBuf {
+        self.path.join("network.jsonl")
+    }
+
     pub(crate) fn supervisor_log(&self) -> PathBuf {
         self.path.join("supervisor.log")
     }
@@ -218,6 +225,17 @@ impl SandboxDir {
             spec: spec.clone(),
         };
         write_json(&self.spec(), &file)
+    }
+
+    /// Changes what the sandbox may reach.
+    ///
+    /// Preconditions: the caller holds the sandbox's lock.
+    pub(crate) fn write_network(&self, network: &NetworkPolicy) -> Result<(), RecordError> {
+        let path = self.spec();
+        let mut file: SpecFile = read_json(&path)?;
+        check_version(path.clone(), file.version)?;
+        file.spec.network = network.clone();
+        write_json(&path, &file)
     }
 
     /// Returns the specification and when it was made, in milliseconds since the Unix epoch.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use smolvm_network::NetworkPolicy;
 
 use crate::{ErrorKind, PortForwards};
 
@@ -290,6 +291,12 @@ pub struct SandboxSpec {
     /// Files to boot from instead of those of the image.
     #[serde(default)]
     pub custom: Option<CustomBoot>,
+    /// What it may reach.
+    #[serde(default)]
+    pub network: NetworkPolicy,
+    /// How fast it may send and receive, in megabits (10^6 bits) per second.
+    #[serde(default)]
+    pub network_rate_mbps: Option<u32>,
     /// Whether its disk stays when it is deleted, for the next sandbox of the same name.
     #[serde(default)]
     pub keeps_disk: bool,
@@ -333,6 +340,8 @@ impl SandboxSpec {
             max_lifetime_ms: None,
             max_processes: None,
             custom: None,
+            network: NetworkPolicy::default(),
+            network_rate_mbps: None,
             keeps_disk: false,
             port_forwards: PortForwards::default(),
         }

@@ -23,6 +23,7 @@ mod ending;
 mod forwards;
 mod lease;
 mod log;
+mod network;
 
 use std::fs::File;
 use std::io;
@@ -43,6 +44,7 @@ pub use forwards::BindError;
 use forwards::Forwards;
 use lease::Lease;
 pub use log::SupervisorLog;
+use network::Network;
 
 /// Why a supervisor could not do its work at all.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +61,9 @@ pub enum SuperviseError {
     /// The signals of this process could not be received.
     #[error("receive signals")]
     Signals(#[source] io::Error),
+    /// The gateway of the sandbox's network could not be started.
+    #[error("start the network's log")]
+    Network(#[source] io::Error),
     /// The machine could not be started.
     #[error(transparent)]
     Boot(#[from] BootError),
@@ -75,9 +80,11 @@ impl SuperviseError {
             Self::Record(error) => error.kind(),
             Self::Store(error) => error.kind(),
             Self::Forwards(BindError::Taken { .. }) => ErrorKind::Conflict,
-            Self::Listen(_) | Self::Signals(_) | Self::Boot(_) | Self::Forwards(_) => {
-                ErrorKind::Host
-            }
+            Self::Listen(_)
+            | Self::Network(_)
+            | Self::Signals(_)
+            | Self::Boot(_)
+            | Self::Forwards(_) => ErrorKind::Host,
         }
     }
 }
@@ -89,6 +96,7 @@ struct Started {
     listener: UnixListener,
     terminate: Signal,
     forwards: Forwards,
+    network: Option<Network>,
     machine: Box<dyn Machine>,
 }
 
@@ -147,15 +155,32 @@ async fn start(directory: &SandboxDir) -> Result<Started, SuperviseError> {
     let listener = socket::listen(directory).map_err(SuperviseError::Listen)?;
     let mut forwards = Forwards::new(&plan.port_forwards);
     forwards.bind().await?;
-    let machine = engine_of(&plan.boot.engine).boot(&plan.boot).await?;
+    let mut machine = engine_of(&plan.boot.engine).boot(&plan.boot).await?;
+    let network = start_network(&plan, &mut *machine, directory)?;
     Ok(Started {
         plan,
         state,
         listener,
         terminate,
         forwards,
+        network,
         machine,
     })
+}
+
+/// Starts the gateway of a machine that has a network device.
+fn start_network(
+    plan: &SupervisorPlan,
+    machine: &mut dyn Machine,
+    directory: &SandboxDir,
+) -> Result<Option<Network>, SuperviseError> {
+    let (Some(device), Some(link)) = (plan.boot.network, machine.take_network()) else {
+        return Ok(None);
+    };
+    let (spec, _) = directory.read_spec()?;
+    Network::start(link, device, &spec, directory)
+        .map(Some)
+        .map_err(SuperviseError::Network)
 }
 
 fn mark_failed(directory: &SandboxDir, error: &SuperviseError) {
@@ -180,6 +205,7 @@ fn failure_before_boot(error: &SuperviseError) -> StartFailure {
         SuperviseError::Forwards(BindError::Refused { .. })
         | SuperviseError::Boot(BootError::Socket(_))
         | SuperviseError::Listen(_)
+        | SuperviseError::Network(_)
         | SuperviseError::Signals(_) => StartFailureKind::Host,
     };
     StartFailure {

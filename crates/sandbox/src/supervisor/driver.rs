@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use smolvm_protocol::control::{
-    LeaseEvent, MachineEnd, MachineEndKind, MachineStatus, Ready, StartFailure, StartFailureKind,
-    SupervisorReply, SupervisorRequest,
+    LeaseEvent, MachineEnd, MachineEndKind, MachineStatus, NetworkChange, Ready, StartFailure,
+    StartFailureKind, SupervisorReply, SupervisorRequest,
 };
 use smolvm_protocol::message::{AgentHello, Refusal, RefusalCode};
 use tokio::signal::unix::Signal;
@@ -19,12 +19,14 @@ use super::deadlines::Deadlines;
 use super::ending::{self, Ended};
 use super::forwards::{BindError, Forwards};
 use super::lease::{Lease, LeaseNotice};
+use super::network::Network;
 use crate::engine::{Machine, MachineExit};
 use crate::multiplexer::{AgentSession, GuestSettings, SessionError};
+use crate::network::NetworkError;
 use crate::plan::SupervisorPlan;
 use crate::record::{RecordError, SandboxDir, StateFile};
 use crate::state::{SandboxState, Transition};
-use crate::{Lifetime, network, text};
+use crate::{ErrorKind, Lifetime, text};
 
 /// Milliseconds a guest has to shut down when the host does.
 const HOST_SHUTDOWN_GRACE_MS: u64 = 5_000;
@@ -81,6 +83,8 @@ pub(super) struct Driver {
     /// Clients that wait until the agent has answered.
     awaiting_ready: Vec<Connection>,
     forwards: Forwards,
+    /// Absent where the machine has no network device.
+    network: Option<Network>,
     /// The setting of the guest's clock after a pause.
     clock: Option<AbortOnDropHandle<()>>,
     deadlines: Deadlines,
@@ -98,6 +102,7 @@ impl Driver {
             listener,
             terminate,
             forwards,
+            network,
             mut machine,
         } = started;
         let agent_stream = machine
@@ -108,7 +113,7 @@ impl Driver {
         let greeter = session.clone();
         let settings = GuestSettings {
             max_processes: plan.max_processes,
-            network: plan.boot.network.map(network::guest_side),
+            network: plan.boot.network.map(crate::network::guest_side),
             ca_certificate: None,
         };
         let (clients, commands) = Clients::start(listener);
@@ -138,6 +143,7 @@ impl Driver {
             shutdown: None,
             awaiting_ready: Vec::new(),
             forwards,
+            network,
             clock: None,
             expiry: None,
             failure: None,
@@ -306,6 +312,10 @@ impl Driver {
                 let reply = self.obey(&request).await;
                 clients::reply(connection, &reply).await;
             }
+            SupervisorRequest::ChangeNetwork(change) => {
+                let reply = self.change_network(&change);
+                clients::reply(connection, &reply).await;
+            }
             SupervisorRequest::OpenStream if self.state.state == SandboxState::Running => {
                 self.clients.relay(self.session.clone(), connection);
             }
@@ -344,6 +354,24 @@ impl Driver {
             }),
             (SupervisorRequest::Forwards, _) => SupervisorReply::Forwards(self.forwards.list()),
             _ => self.wrong_state(),
+        }
+    }
+
+    fn change_network(&mut self, change: &NetworkChange) -> SupervisorReply {
+        let changed = match &mut self.network {
+            Some(network) => network.change(change, &self.directory),
+            None => change_without_device(change, &self.directory),
+        };
+        match changed {
+            Ok(()) => SupervisorReply::Done,
+            Err(error) => SupervisorReply::Refused(Refusal {
+                code: match error.kind() {
+                    ErrorKind::InvalidInput => RefusalCode::InvalidInput,
+                    ErrorKind::NotFound => RefusalCode::NotFound,
+                    _ => RefusalCode::Host,
+                },
+                message: text::chain(&error),
+            }),
         }
     }
 
@@ -470,6 +498,9 @@ impl Driver {
     /// Records how the machine ended.
     async fn end(mut self, exit: MachineExit) -> Ended {
         let (console_tail, has_panicked) = self.console.finish().await;
+        if let Some(network) = self.network.take() {
+            network.finish().await;
+        }
         let (kind, message) = ending::describe(&exit, has_panicked, self.stopping.is_some());
         let message = self.expiry.take().unwrap_or(message);
         let failure = self.failure.take();
@@ -508,6 +539,16 @@ impl Driver {
             is_deleting,
         }
     }
+}
+
+/// Changes the policy of a machine that has no network device, for its next start.
+fn change_without_device(
+    change: &NetworkChange,
+    directory: &SandboxDir,
+) -> Result<(), NetworkError> {
+    let (spec, _) = directory.read_spec()?;
+    directory.write_network(&crate::network::changed(&spec.network, change)?)?;
+    Ok(())
 }
 
 fn refused_by_host(step: &str, error: &std::io::Error) -> SupervisorReply {

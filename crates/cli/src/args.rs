@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    cleanup, completion, cp, create, delete, doctor, env, exec, file, info, job, list, logs, pause,
-    port, resume, run, setup, shell, ssh, start, stop,
+    cleanup, completion, cp, create, delete, doctor, env, exec, file, info, job, list, logs,
+    network, pause, port, resume, run, setup, shell, ssh, start, stop,
 };
 use crate::failure::Family;
 
@@ -76,6 +76,9 @@ pub(crate) enum Verb {
     /// Make ports of a sandbox reachable on this host.
     #[command(subcommand)]
     Port(port::Command),
+    /// See and change what a sandbox may reach, and what it has reached.
+    #[command(subcommand, visible_alias = "net")]
+    Network(network::Command),
     /// Show what a sandbox's console said.
     Logs(logs::Args),
     /// Hold running sandboxes still; their memory is kept.
@@ -141,6 +144,7 @@ impl Verb {
             Self::File(command) => command.name(),
             Self::Env(command) => command.name(),
             Self::Port(command) => command.name(),
+            Self::Network(command) => command.name(),
             Self::Logs(_) => "logs",
             Self::Pause(_) => "pause",
             Self::Resume(_) => "resume",

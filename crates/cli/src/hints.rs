@@ -11,7 +11,7 @@ use smolvm_sandbox::accelerator::AcceleratorError;
 use smolvm_sandbox::control::{StartFailure, StartFailureKind};
 use smolvm_sandbox::message::{Refusal, RefusalCode};
 use smolvm_sandbox::{
-    AccessError, CopyError, CreateError, EnvError, ErrorKind, ExecError, PlanError,
+    AccessError, CopyError, CreateError, EnvError, ErrorKind, ExecError, NetworkError, PlanError,
     PortForwardError, SandboxState, SpecError, StartError, StoreError,
 };
 
@@ -74,6 +74,23 @@ impl From<SpecError> for Failure {
 impl From<PortForwardError> for Failure {
     fn from(error: PortForwardError) -> Self {
         Self::of(&error, error.kind(), Advice::code("port_forwards"))
+    }
+}
+
+impl From<NetworkError> for Failure {
+    fn from(error: NetworkError) -> Self {
+        match error {
+            NetworkError::Store(error) => error.into(),
+            NetworkError::Access(error) => error.into(),
+            NetworkError::NoSuchRule { .. } => {
+                let advice = Advice::code("no_such_rule")
+                    .hint("see the rules there are: smolvm network show NAME");
+                Self::of(&error, error.kind(), advice)
+            }
+            NetworkError::Rule(_) | NetworkError::Policy(_) | NetworkError::Record(_) => {
+                Self::of(&error, error.kind(), Advice::code("network_policy"))
+            }
+        }
     }
 }
 

@@ -21,6 +21,7 @@ mod context;
 mod failure;
 mod hints;
 mod interrupts;
+mod log_files;
 mod output;
 mod session;
 mod settings;

@@ -36,6 +36,16 @@ pub(crate) fn size(bytes: u64) -> String {
     format!("{value:.digits$} {}", UNITS[unit])
 }
 
+/// Returns the time of day of a moment, in UTC, such as `12:34:56.789`.
+pub(crate) fn time_of_day(unix_ms: u64) -> String {
+    let (seconds, milliseconds) = (unix_ms / 1000, unix_ms % 1000);
+    let (hours, minutes) = (seconds / 3600 % 24, seconds / 60 % 60);
+    format!(
+        "{hours:02}:{minutes:02}:{:02}.{milliseconds:03}",
+        seconds % 60
+    )
+}
+
 /// Returns a duration as people read it, such as `1.85 s`.
 pub(crate) fn duration(duration: Duration) -> String {
     let seconds = duration.as_secs();

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use smolvm_sandbox::control::Forward;
-use smolvm_sandbox::{DiskMib, EngineChoice, MemoryMib, SandboxId, VcpuCount};
+use smolvm_sandbox::{
+    DiskMib, EngineChoice, MemoryMib, Mode, Rule, RuleError, SandboxId, VcpuCount,
+};
 
 /// Parses a size with an optional unit; a bare number is MiB.
 fn mebibytes(text: &str) -> Result<u64, String> {
@@ -59,6 +61,31 @@ pub(crate) fn vcpus(text: &str) -> Result<VcpuCount, String> {
 pub(crate) fn sandbox_id(text: &str) -> Result<SandboxId, String> {
     text.parse()
         .map_err(|error: smolvm_sandbox::SpecError| error.to_string())
+}
+
+/// Parses a network mode.
+pub(crate) fn network_mode(text: &str) -> Result<Mode, String> {
+    text.parse()
+        .map_err(|error: smolvm_sandbox::PolicyError| error.to_string())
+}
+
+/// Parses what a rule allows.
+pub(crate) fn allow_rule(text: &str) -> Result<Rule, String> {
+    rule_of("allow", text)
+}
+
+/// Parses what a rule denies.
+pub(crate) fn deny_rule(text: &str) -> Result<Rule, String> {
+    rule_of("deny", text)
+}
+
+/// Parses a rule.
+pub(crate) fn rule(text: &str) -> Result<Rule, String> {
+    text.parse().map_err(|error: RuleError| error.to_string())
+}
+
+fn rule_of(action: &str, text: &str) -> Result<Rule, String> {
+    rule(&format!("{action} {text}"))
 }
 
 /// Parses the name of an engine.

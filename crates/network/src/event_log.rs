@@ -1,18 +1,15 @@
-//! The log of a sandbox's network: JSON lines in two files of bounded size.
+//! The log of a sandbox's network: JSON lines, written by a thread of their own.
 //!
 //! ```text
-//!   gateway's tasks --record()--> [ bounded queue ] --> writer's thread --> network.jsonl
-//!                       \-- full: counted, and told as Event::Lost      \-> network.jsonl.1
+//!   gateway's tasks --record()--> [ bounded queue ] --> writer's thread --> file
+//!                       \-- full: counted, and told as Event::Lost
 //! ```
 //!
-//! A guest can cause events faster than a disk takes them. It must neither stop the gateway nor
-//! fill the disk, and what is missing must be told: so the queue and the files are bounded, and
-//! each event has a number, whether it was kept or not.
+//! A guest can cause events faster than a disk takes them. It must not stop the gateway, and what
+//! is missing must be told: so the queue is bounded, and each event has a number, whether it was
+//! kept or not.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -24,10 +21,6 @@ use crate::{Event, Record};
 /// Events that wait for the writer, at most; about half a megabyte.
 const QUEUE_EVENTS: usize = 2048;
 
-/// Size at which the log is put aside, in bytes; it takes at most twice this from the disk.
-/// About 30,000 events.
-const MAX_FILE_BYTES: u64 = 8 * 1024 * 1024;
-
 /// The writer of one log, which ends when all sinks of the log are dropped.
 #[derive(Debug)]
 pub struct EventLog {
@@ -35,13 +28,12 @@ pub struct EventLog {
 }
 
 impl EventLog {
-    /// Starts the log at `path`, going on after what is there. Returns with it where events go.
+    /// Starts a log in `file`, which gets whole lines. Returns with it where events go.
     ///
     /// # Errors
     ///
-    /// When the file cannot be opened, or no thread started.
-    pub fn start(path: PathBuf) -> io::Result<(EventSink, Self)> {
-        let file = BoundedFile::open(path)?;
+    /// When no thread can be started.
+    pub fn start(file: impl Write + Send + 'static) -> io::Result<(EventSink, Self)> {
         let (queue, records) = sync_channel(QUEUE_EVENTS);
         let lost = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&lost);
@@ -110,7 +102,7 @@ fn now_unix_ms() -> u64 {
         })
 }
 
-fn write(records: &Receiver<Record>, mut file: BoundedFile, lost: &AtomicU64) {
+fn write(records: &Receiver<Record>, mut file: impl Write, lost: &AtomicU64) {
     while let Ok(record) = records.recv() {
         let mut lines = Vec::with_capacity(512);
         let missing = lost.swap(0, Ordering::Relaxed);
@@ -125,7 +117,7 @@ fn write(records: &Receiver<Record>, mut file: BoundedFile, lost: &AtomicU64) {
             );
         }
         line(&mut lines, &record);
-        if let Err(error) = file.write(&lines) {
+        if let Err(error) = file.write_all(&lines) {
             // A full disk must not stop the network; what could not be written counts as lost.
             tracing::debug!(%error, "network event not written");
             lost.fetch_add(missing + 1, Ordering::Relaxed);
@@ -138,41 +130,6 @@ fn line(lines: &mut Vec<u8>, record: &Record) {
     if serde_json::to_writer(&mut *lines, record).is_ok() {
         lines.push(b'\n');
     }
-}
-
-/// A file that is put aside when it is full, with the one before it.
-#[derive(Debug)]
-struct BoundedFile {
-    path: PathBuf,
-    file: File,
-    bytes: u64,
-}
-
-impl BoundedFile {
-    fn open(path: PathBuf) -> io::Result<Self> {
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .mode(0o600)
-            .open(&path)?;
-        let bytes = file.metadata()?.len();
-        Ok(Self { path, file, bytes })
-    }
-
-    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
-        if self.bytes >= MAX_FILE_BYTES {
-            fs::rename(&self.path, put_aside(&self.path))?;
-            *self = Self::open(self.path.clone())?;
-        }
-        self.file.write_all(lines)?;
-        self.bytes += u64::try_from(lines.len()).unwrap_or(u64::MAX);
-        Ok(())
-    }
-}
-
-/// Returns where a full log goes.
-fn put_aside(path: &Path) -> PathBuf {
-    path.with_extension("jsonl.1")
 }
 
 #[cfg(test)]
@@ -190,41 +147,52 @@ mod tests {
         }
     }
 
-    fn records(path: &Path) -> Vec<Record> {
-        let text = fs::read_to_string(path).expect("kept");
-        text.lines()
-            .map(|line| serde_json::from_str(line).expect("a record"))
-            .collect()
+    /// A file in memory that two sides hold.
+    #[derive(Clone, Default)]
+    struct Memory(Arc<std::sync::Mutex<Vec<u8>>>);
+
+    impl Write for Memory {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("no panic").extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Memory {
+        fn records(&self) -> Vec<Record> {
+            let bytes = self.0.lock().expect("no panic");
+            let lines = bytes.split(|&byte| byte == b'\n');
+            lines
+                .filter(|line| !line.is_empty())
+                .map(|line| serde_json::from_slice(line).expect("a record"))
+                .collect()
+        }
     }
 
     #[test]
     fn events_are_lines_in_their_order() {
-        let directory = tempfile::tempdir().expect("temporary directory");
-        let path = directory.path().join("network.jsonl");
-        let (sink, log) = EventLog::start(path.clone()).expect("log");
+        let file = Memory::default();
+        let (sink, log) = EventLog::start(file.clone()).expect("log");
         for number in 0..3 {
             sink.record(query(number));
         }
         drop(sink);
         log.finish();
-        let records = records(&path);
-        assert_eq!(
-            records
-                .iter()
-                .map(|record| record.sequence)
-                .collect::<Vec<_>>(),
-            [0, 1, 2]
-        );
+        let records = file.records();
+        let numbers: Vec<u64> = records.iter().map(|record| record.sequence).collect();
+        assert_eq!(numbers, [0, 1, 2]);
         assert_eq!(records[2].event, query(2));
     }
 
     #[test]
     fn flood_is_kept_or_told_as_lost() {
-        let directory = tempfile::tempdir().expect("temporary directory");
-        let path = directory.path().join("network.jsonl");
-        let (sink, log) = EventLog::start(path.clone()).expect("log");
-        let flood = 100_000;
-        for number in 0..flood {
+        let file = Memory::default();
+        let (sink, log) = EventLog::start(file.clone()).expect("log");
+        for number in 0..100_000 {
             sink.record(query(number));
         }
         // What came last is announced with the next event, once there is room for one.
@@ -235,30 +203,10 @@ mod tests {
         let recorded = sink.numbers.load(Ordering::Relaxed);
         drop(sink);
         log.finish();
-
-        let counted: u64 = [put_aside(&path), path]
-            .iter()
-            .filter(|path| path.exists())
-            .flat_map(|path| records(path))
-            .map(|record| match record.event {
-                Event::Lost { events } => events,
-                _ => 1,
-            })
-            .sum();
-        assert_eq!(counted, recorded);
-    }
-
-    #[test]
-    fn full_log_is_put_aside_once() {
-        let directory = tempfile::tempdir().expect("temporary directory");
-        let path = directory.path().join("network.jsonl");
-        let mut file = BoundedFile::open(path.clone()).expect("file");
-        let mebibyte = vec![b'x'; 1 << 20];
-        for _ in 0..20 {
-            file.write(&mebibyte).expect("written");
-        }
-        let size = |path: &Path| fs::metadata(path).expect("kept").len();
-        assert_eq!(size(&put_aside(&path)), MAX_FILE_BYTES);
-        assert_eq!(size(&path), 4 << 20);
+        let accounted = file.records().into_iter().map(|record| match record.event {
+            Event::Lost { events } => events,
+            _ => 1,
+        });
+        assert_eq!(accounted.sum::<u64>(), recorded);
     }
 }

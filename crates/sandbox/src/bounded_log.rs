@@ -9,10 +9,14 @@ use std::path::{Path, PathBuf};
 /// whoever floods one takes about twice this from the host's disk.
 pub(crate) const MAX_LOG_BYTES: u64 = 1024 * 1024;
 
+/// The same of a network's log, in bytes: about 30,000 events.
+pub(crate) const MAX_NETWORK_LOG_BYTES: u64 = 8 * 1024 * 1024;
+
 /// A file that starts anew when it is full, keeping the one before.
 #[derive(Debug)]
 pub(crate) struct BoundedLog {
     path: PathBuf,
+    max_bytes: u64,
     file: File,
     written: u64,
 }
@@ -23,17 +27,19 @@ impl BoundedLog {
         let file = options().write(true).truncate(true).open(&path)?;
         Ok(Self {
             path,
+            max_bytes: MAX_LOG_BYTES,
             file,
             written: 0,
         })
     }
 
-    /// Goes on with the log in `path`.
-    pub(crate) fn append(path: PathBuf) -> io::Result<Self> {
+    /// Goes on with the log in `path`, which is put aside when it has `max_bytes`.
+    pub(crate) fn append(path: PathBuf, max_bytes: u64) -> io::Result<Self> {
         let file = options().append(true).open(&path)?;
         let written = file.metadata()?.len();
         Ok(Self {
             path,
+            max_bytes,
             file,
             written,
         })
@@ -41,10 +47,10 @@ impl BoundedLog {
 
     /// Writes all of `bytes`. Returns whether they are in a new file.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<bool> {
-        let is_full = self.written >= MAX_LOG_BYTES;
+        let is_full = self.written >= self.max_bytes;
         if is_full {
             fs::rename(&self.path, before(&self.path))?;
-            *self = Self::append(self.path.clone())?;
+            *self = Self::append(self.path.clone(), self.max_bytes)?;
         }
         self.file.write_all(bytes)?;
         self.written += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
@@ -54,6 +60,18 @@ impl BoundedLog {
     /// Returns the file that is written to now.
     pub(crate) const fn file(&self) -> &File {
         &self.file
+    }
+}
+
+/// Each write goes whole into one file.
+impl io::Write for BoundedLog {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Self::write(self, bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -96,7 +114,7 @@ mod tests {
         let path = directory.path().join("some.log");
         let full = vec![b'x'; usize::try_from(MAX_LOG_BYTES).expect("small")];
         fs::write(&path, full).expect("written");
-        let mut log = BoundedLog::append(path.clone()).expect("opened");
+        let mut log = BoundedLog::append(path.clone(), MAX_LOG_BYTES).expect("opened");
         assert!(log.write(b"new").expect("written"));
         assert_eq!(fs::read(&path).expect("kept"), b"new");
     }

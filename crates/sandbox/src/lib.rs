@@ -57,12 +57,16 @@ pub use files::{DirectoryEntry, FileReader, FileWriter};
 pub use installation::Installation;
 pub use jobs::{AttachedJob, JobEvent, JobOutput, random_job_name};
 pub use kind::ErrorKind;
-pub use network::{NetworkError, network_mode};
+pub use network::NetworkError;
 pub use plan::{PlanError, SupervisorPlan};
 pub use port_forwards::{AskedForward, PortForwardError, PortForwards};
 pub use process::{JAIL_COMMAND, LOCK_FD, SUPERVISE_COMMAND};
 pub use record::RecordError;
 pub use sandbox::{CreateError, Sandbox, StartError, StartReport, Started};
+pub use smolvm_network::{
+    Event as NetworkEvent, Mode, NetworkPolicy, PolicyError, Record as NetworkRecord, Rule,
+    RuleError, SettingsError, Verdict as NetworkVerdict, from_internet_settings,
+};
 pub use smolvm_protocol::{control, message, probe};
 pub use spec::{
     CustomBoot, DEFAULT_DISK, DEFAULT_MEMORY, DEFAULT_VCPUS, DiskMib, EngineChoice, Lifetime,

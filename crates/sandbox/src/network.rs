@@ -7,7 +7,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use smolvm_network::{Limits, LinkConfig, Mode, NetworkPolicy, PolicyError, Rule, RuleError};
+use smolvm_network::{Limits, LinkConfig, NetworkPolicy, PolicyError, Rule, RuleError};
 use smolvm_protocol::control::{NetworkChange, SupervisorReply, SupervisorRequest};
 use smolvm_protocol::message::{GuestNetwork, InterfaceAddress};
 
@@ -122,12 +122,6 @@ pub enum NetworkError {
     /// A rule is not one.
     #[error(transparent)]
     Rule(#[from] RuleError),
-    /// The mode is not one.
-    #[error("unknown network mode {mode:?}: use off, restricted or open")]
-    Mode {
-        /// The mode as given, cut to a printable length.
-        mode: String,
-    },
     /// A rule that was to go is not there.
     #[error("there is no rule '{rule}'")]
     NoSuchRule {
@@ -153,28 +147,12 @@ impl NetworkError {
     #[must_use]
     pub const fn kind(&self) -> ErrorKind {
         match self {
-            Self::Rule(_) | Self::Mode { .. } | Self::Policy(_) => ErrorKind::InvalidInput,
+            Self::Rule(_) | Self::Policy(_) => ErrorKind::InvalidInput,
             Self::NoSuchRule { .. } => ErrorKind::NotFound,
             Self::Store(error) => error.kind(),
             Self::Record(error) => error.kind(),
             Self::Access(error) => error.kind(),
         }
-    }
-}
-
-/// Returns the network mode of this name.
-///
-/// # Errors
-///
-/// [`NetworkError::Mode`].
-pub fn network_mode(name: &str) -> Result<Mode, NetworkError> {
-    match name {
-        "off" => Ok(Mode::Off),
-        "restricted" => Ok(Mode::Restricted),
-        "open" => Ok(Mode::Open),
-        _ => Err(NetworkError::Mode {
-            mode: name.chars().take(80).collect(),
-        }),
     }
 }
 
@@ -184,7 +162,7 @@ pub(crate) fn changed(
     change: &NetworkChange,
 ) -> Result<NetworkPolicy, NetworkError> {
     let mode = match &change.mode {
-        Some(mode) => network_mode(mode)?,
+        Some(mode) => mode.parse()?,
         None => policy.mode(),
     };
     let mut rules = match change.clears_rules {
@@ -253,6 +231,8 @@ impl Sandbox {
 
 #[cfg(test)]
 mod tests {
+    use smolvm_network::Mode;
+
     use super::*;
 
     fn policy(rules: &[&str]) -> NetworkPolicy {
@@ -296,7 +276,7 @@ mod tests {
             mode: Some("closed".to_owned()),
             ..NetworkChange::default()
         };
-        assert!(matches!(error(mode), NetworkError::Mode { mode } if mode == "closed"));
+        assert!(matches!(error(mode), NetworkError::Policy(_)));
         let gone = NetworkChange {
             remove: words(&["allow a.example"]),
             ..NetworkChange::default()

@@ -199,7 +199,7 @@ impl SandboxDir {
 
     /// Returns what happened on the sandbox's network, as JSON lines.
     pub(crate) fn network_log(&self) -> PathBuf {
-        self.path.join("network.jsonl")
+        self.path.join("network.log")
     }
 
     pub(crate) fn supervisor_log(&self) -> PathBuf {

@@ -111,6 +111,14 @@ impl SandboxInfo {
         [bounded_log::before(&newer), newer]
     }
 
+    /// Returns the files that hold what happened on the sandbox's network as JSON lines, each a
+    /// [`NetworkRecord`](crate::NetworkRecord), as [`Self::console_logs`] does for the console.
+    #[must_use]
+    pub fn network_logs(&self) -> [PathBuf; 2] {
+        let newer = SandboxDir::new(self.directory.clone()).network_log();
+        [bounded_log::before(&newer), newer]
+    }
+
     /// Returns the files that hold what the supervisors had to say, as [`Self::console_logs`] does
     /// for the console.
     #[must_use]

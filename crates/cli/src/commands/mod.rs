@@ -17,6 +17,8 @@ pub(crate) mod jail;
 pub(crate) mod job;
 pub(crate) mod list;
 pub(crate) mod logs;
+pub(crate) mod network;
+pub(crate) mod network_args;
 pub(crate) mod pause;
 pub(crate) mod port;
 pub(crate) mod program_args;
@@ -102,6 +104,7 @@ async fn dispatch_verb(verb: Verb, context: &Context) -> Result<Report, Failure>
         Verb::File(command) => file::run(command, context).await,
         Verb::Env(command) => env::run(command, context).await,
         Verb::Port(command) => port::run(command, context).await,
+        Verb::Network(command) => network::run(command, context).await,
         Verb::Logs(args) => logs::run(args, context).await,
         Verb::Pause(args) => pause::run(args, context).await,
         Verb::Resume(args) => resume::run(args, context).await,

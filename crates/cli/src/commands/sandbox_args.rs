@@ -9,6 +9,7 @@ use smolvm_sandbox::{
     MemoryMib, PortForwards, SandboxId, SandboxSpec, VcpuCount,
 };
 
+use crate::commands::network_args::NetworkArgs;
 use crate::failure::Failure;
 use crate::settings::Settings;
 use crate::values;
@@ -76,6 +77,9 @@ pub(crate) struct SandboxArgs {
     #[arg(short, long = "port", value_name = "HOST_PORT:GUEST_PORT", value_parser = values::forward)]
     ports: Vec<Forward>,
 
+    #[command(flatten)]
+    network: NetworkArgs,
+
     /// A root file system of your own instead of an image's: ext4, squashfs or erofs.
     #[arg(long, value_name = "FILE", conflicts_with = "image")]
     rootfs: Option<PathBuf>,
@@ -104,6 +108,8 @@ impl SandboxArgs {
             max_processes: self.max_processes,
             custom: custom_boot(self.kernel, self.rootfs),
             port_forwards: PortForwards::try_from(self.ports)?,
+            network: self.network.policy()?,
+            network_rate_mbps: self.network.rate_mbps(),
             ..SandboxSpec::new(self.name.unwrap_or_else(SandboxId::random), lifetime)
         })
     }

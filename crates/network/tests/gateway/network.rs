@@ -18,7 +18,8 @@ pub(crate) struct Network {
 impl Network {
     pub(crate) fn new(mode: &str, rules: &[&str], limits: Limits) -> Self {
         let directory = tempfile::tempdir().expect("temporary directory");
-        let (sink, log) = EventLog::start(directory.path().join("network.jsonl")).expect("log");
+        let file = std::fs::File::create(directory.path().join("network.log")).expect("file");
+        let (sink, log) = EventLog::start(file).expect("log");
         let (ours, theirs) = tokio::io::duplex(256 * 1024);
         let config = GatewayConfig {
             link: link(),
@@ -38,7 +39,7 @@ impl Network {
 
     /// Lets the guest live until the log has an event that `select` takes.
     pub(crate) async fn logged<T>(&mut self, select: impl Fn(Event) -> Option<T>) -> T {
-        let path = self.directory.path().join("network.jsonl");
+        let path = self.directory.path().join("network.log");
         let find = || {
             let text = std::fs::read_to_string(&path).expect("log");
             text.lines()

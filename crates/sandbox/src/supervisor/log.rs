@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use super::Inherited;
-use crate::bounded_log::BoundedLog;
+use crate::bounded_log::{BoundedLog, MAX_LOG_BYTES};
 
 /// The log of one supervisor. Its process writes to nothing else: when the log starts anew, both
 /// outputs follow it, so that a panic is in the file where the rest is.
@@ -21,7 +21,7 @@ impl SupervisorLog {
     pub fn open(inherited: &Inherited) -> io::Result<Self> {
         let path = inherited.lock.directory().supervisor_log();
         Ok(Self {
-            log: BoundedLog::append(path)?,
+            log: BoundedLog::append(path, MAX_LOG_BYTES)?,
         })
     }
 }

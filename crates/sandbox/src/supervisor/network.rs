@@ -8,6 +8,7 @@ use smolvm_network::{
 use smolvm_protocol::control::NetworkChange;
 
 use crate::SandboxSpec;
+use crate::bounded_log::{BoundedLog, MAX_NETWORK_LOG_BYTES};
 use crate::engine::{NetworkDevice, Stream};
 use crate::network::{self, NetworkError};
 use crate::record::SandboxDir;
@@ -29,7 +30,10 @@ impl Network {
         spec: &SandboxSpec,
         directory: &SandboxDir,
     ) -> io::Result<Self> {
-        let (sink, log) = EventLog::start(directory.network_log())?;
+        let (sink, log) = EventLog::start(BoundedLog::append(
+            directory.network_log(),
+            MAX_NETWORK_LOG_BYTES,
+        )?)?;
         let handle = PolicyHandle::new(&spec.network);
         let config = GatewayConfig {
             link: network::gateway_side(device),

@@ -1,0 +1,55 @@
+//! Arguments that say what a sandbox may reach.
+
+use smolvm_sandbox::{Mode, NetworkError, NetworkPolicy, Rule};
+
+use crate::failure::Failure;
+use crate::values;
+
+/// Fastest network that can be asked for, in megabits per second; more is no limit.
+const MAX_RATE_MBPS: i64 = 1_000_000;
+
+/// What a sandbox may reach, as typed.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Network")]
+pub(crate) struct NetworkArgs {
+    /// What it may reach: off, restricted (only what --allow names) or open (what is public)
+    /// [default: restricted with --allow, else open].
+    #[arg(long, value_name = "MODE", value_parser = values::network_mode)]
+    net: Option<Mode>,
+
+    /// Allow a name, *.name, address or network, as in example.com:443; can be given more than
+    /// once.
+    #[arg(long, value_name = "RULE", value_parser = values::allow_rule)]
+    allow: Vec<Rule>,
+
+    /// Deny one, whatever else allows it; can be given more than once.
+    #[arg(long, value_name = "RULE", value_parser = values::deny_rule)]
+    deny: Vec<Rule>,
+
+    /// How fast it may send, and receive, in megabits per second.
+    #[arg(
+        long,
+        value_name = "MBPS",
+        value_parser = clap::value_parser!(u32).range(1..=MAX_RATE_MBPS),
+    )]
+    network_rate: Option<u32>,
+}
+
+impl NetworkArgs {
+    /// Returns what the sandbox may reach.
+    pub(crate) fn policy(&self) -> Result<NetworkPolicy, Failure> {
+        // Who says what is allowed does not mean everything else as well.
+        let default = match self.allow.is_empty() {
+            true => Mode::Open,
+            false => Mode::Restricted,
+        };
+        let rules = self.allow.iter().chain(&self.deny).cloned().collect();
+        let policy = NetworkPolicy::new(self.net.unwrap_or(default), rules);
+        Ok(policy.map_err(NetworkError::from)?)
+    }
+
+    /// Returns how fast the network may be, if there is a limit.
+    pub(crate) const fn rate_mbps(&self) -> Option<u32> {
+        self.network_rate
+    }
+}

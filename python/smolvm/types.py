@@ -12,14 +12,28 @@ from typing import Any
 
 from smolvm import _native
 from smolvm.exceptions import ValidationError
+from smolvm.unavailable import (
+    BrowserSessionConfig,
+    BrowserSessionInfo,
+    BrowserSessionState,
+    BrowserViewport,
+    SnapshotArtifacts,
+    SnapshotInfo,
+)
 
 __all__ = [
+    "BrowserSessionConfig",
+    "BrowserSessionInfo",
+    "BrowserSessionState",
+    "BrowserViewport",
     "CommandResult",
     "FileInfo",
     "GuestOS",
     "NetworkConfig",
     "PortForward",
     "ProcessExit",
+    "SnapshotArtifacts",
+    "SnapshotInfo",
     "VMConfig",
     "VMInfo",
     "VMState",

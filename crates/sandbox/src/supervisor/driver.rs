@@ -335,7 +335,7 @@ impl Driver {
                 SupervisorReply::Done
             }
             (SupervisorRequest::Unforward(forward), _) => SupervisorReply::Refused(Refusal {
-                code: RefusalCode::NotFound,
+                code: RefusalCode::InvalidInput,
                 message: format!("port {} is not exposed", forward.host_port),
             }),
             (SupervisorRequest::Forwards, _) => SupervisorReply::Forwards(self.forwards.list()),

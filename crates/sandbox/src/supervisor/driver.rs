@@ -331,13 +331,15 @@ impl Driver {
                     Err(error) => refused_by_host("expose the port", &error),
                 }
             }
-            (SupervisorRequest::Unforward(forward), _) if self.forwards.remove(*forward) => {
-                SupervisorReply::Done
+            (SupervisorRequest::Unforward(forward), _) => {
+                if self.forwards.remove(*forward).await {
+                    return SupervisorReply::Done;
+                }
+                SupervisorReply::Refused(Refusal {
+                    code: RefusalCode::InvalidInput,
+                    message: format!("port {} is not exposed", forward.host_port),
+                })
             }
-            (SupervisorRequest::Unforward(forward), _) => SupervisorReply::Refused(Refusal {
-                code: RefusalCode::InvalidInput,
-                message: format!("port {} is not exposed", forward.host_port),
-            }),
             (SupervisorRequest::Forwards, _) => SupervisorReply::Forwards(self.forwards.list()),
             _ => self.wrong_state(),
         }
@@ -354,7 +356,7 @@ impl Driver {
         if let Err(error) = self.machine.pause().await {
             return refused_by_host("pause the machine", &error);
         }
-        self.forwards.close();
+        self.forwards.close().await;
         self.record(Transition::Pause)
     }
 
@@ -368,7 +370,7 @@ impl Driver {
             return SupervisorReply::Refused(Refusal { code, message });
         }
         if let Err(error) = self.machine.resume().await {
-            self.forwards.close();
+            self.forwards.close().await;
             return refused_by_host("resume the machine", &error);
         }
         self.forwards
@@ -419,7 +421,7 @@ impl Driver {
         let deadline = Instant::now() + Duration::from_millis(grace_ms);
         let is_first = self.stopping.is_none();
         let was_paused = self.state.state == SandboxState::Paused;
-        self.forwards.close();
+        self.forwards = Forwards::default();
         let stopping = self.stopping.get_or_insert_with(|| Stopping {
             deadline,
             waiting: Vec::new(),

@@ -6,21 +6,22 @@ use tokio::time::Instant;
 
 use super::clients::Operations;
 
-/// The deadlines that a sandbox was given. Enforced whoever is connected.
+/// The deadlines that a sandbox was given. Enforced whoever is connected, from when the guest is
+/// ready: until then the time it has to come up is what counts.
 #[derive(Debug)]
 pub(super) struct Deadlines {
     idle: Option<Duration>,
     max_lifetime: Option<Duration>,
-    started: Instant,
+    ready: Instant,
 }
 
 impl Deadlines {
-    /// Returns the deadlines of a machine that starts now.
+    /// Returns the deadlines of a guest that is ready now.
     pub(super) fn new(idle_ms: Option<u64>, max_lifetime_ms: Option<u64>) -> Self {
         Self {
             idle: idle_ms.map(Duration::from_millis),
             max_lifetime: max_lifetime_ms.map(Duration::from_millis),
-            started: Instant::now(),
+            ready: Instant::now(),
         }
     }
 
@@ -28,7 +29,7 @@ impl Deadlines {
     pub(super) fn next(&self, operations: &Operations) -> Option<Instant> {
         // While something is under way, nobody tells when it ends; when this time comes, it is
         // known when it did.
-        let idle_since = operations.idle_since().unwrap_or_else(Instant::now);
+        let idle_since = self.idle_since(operations).unwrap_or_else(Instant::now);
         let idle = self.idle.and_then(|idle| idle_since.checked_add(idle));
         let end = self.end_of_life();
         idle.into_iter().chain(end).min()
@@ -41,12 +42,16 @@ impl Deadlines {
             return Some(format!("reached its maximum lifetime of {}", shown(limit)));
         }
         let idle = self.idle?;
-        let has_passed = operations.idle_since()?.elapsed() >= idle;
+        let has_passed = self.idle_since(operations)?.elapsed() >= idle;
         has_passed.then(|| format!("was idle for {}", shown(idle)))
     }
 
+    fn idle_since(&self, operations: &Operations) -> Option<Instant> {
+        Some(operations.idle_since()?.max(self.ready))
+    }
+
     fn end_of_life(&self) -> Option<Instant> {
-        self.started.checked_add(self.max_lifetime?)
+        self.ready.checked_add(self.max_lifetime?)
     }
 }
 

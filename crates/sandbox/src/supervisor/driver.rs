@@ -83,7 +83,8 @@ pub(super) struct Driver {
     forwards: Forwards,
     /// The setting of the guest's clock after a pause.
     clock: Option<AbortOnDropHandle<()>>,
-    deadlines: Deadlines,
+    /// When the sandbox ends by itself, once it is ready.
+    deadlines: Option<Deadlines>,
     /// The deadline that ended the sandbox.
     expiry: Option<String>,
     /// What went wrong, while the machine is being ended for it.
@@ -118,7 +119,7 @@ impl Driver {
             kernel_release: String::new(),
             console: console::keep(console, directory.console_log()),
             is_leased: plan.lifetime == Lifetime::Leased,
-            deadlines: Deadlines::new(plan.idle_timeout_ms, plan.max_lifetime_ms),
+            deadlines: None,
             directory,
             plan,
             state,
@@ -171,7 +172,9 @@ impl Driver {
         }
         let start = (!self.is_ready).then_some(self.start_deadline);
         let never = self.started + NEVER;
-        let expiry = self.deadlines.next(self.clients.operations());
+        let operations = self.clients.operations();
+        let deadlines = self.deadlines.as_ref();
+        let expiry = deadlines.and_then(|deadlines| deadlines.next(operations));
         start
             .into_iter()
             .chain(self.connection_lost)
@@ -182,7 +185,9 @@ impl Driver {
 
     fn deadline_passed(&mut self) {
         if self.stopping.is_none() && self.is_ready && self.connection_lost.is_none() {
-            if let Some(reason) = self.deadlines.passed(self.clients.operations()) {
+            let operations = self.clients.operations();
+            let deadlines = self.deadlines.as_ref();
+            if let Some(reason) = deadlines.and_then(|deadlines| deadlines.passed(operations)) {
                 tracing::info!(sandbox = %self.plan.id, %reason, "sandbox expired");
                 self.expiry = Some(reason);
                 let is_deleting = self.plan.lifetime == Lifetime::Leased;
@@ -237,6 +242,8 @@ impl Driver {
         match self.change(Transition::Ready, None) {
             Ok(()) => {
                 self.is_ready = true;
+                let (idle_ms, lifetime_ms) = (self.plan.idle_timeout_ms, self.plan.max_lifetime_ms);
+                self.deadlines = Some(Deadlines::new(idle_ms, lifetime_ms));
                 self.forwards
                     .answer(&self.session, self.clients.operations());
             }

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -253,16 +254,16 @@ def test_only_files_and_directories_are_copied_and_nothing_waits(
     copies: list[tuple[str, Callable[[], object]]] = []
     for path in (tmp_path / "fifo", Path("/dev/zero")):
         copies += [
-            ("regular file", lambda path=path: vm.upload_file(path, "/tmp/bad/copy")),
-            ("neither a file", lambda path=path: vm.files.upload(path, "/tmp/bad/copy")),
+            ("regular file", partial(vm.upload_file, path, "/tmp/bad/copy")),
+            ("neither a file", partial(vm.files.upload, path, "/tmp/bad/copy")),
         ]
     for guest in ("/tmp/bad/fifo", "/dev/zero"):
         copies += [
-            ("regular file", lambda path=guest: vm.download_file(path, tmp_path / "copy")),
-            ("neither a file", lambda path=guest: vm.files.download(path, tmp_path / "copy")),
-            ("regular file", lambda path=guest: vm.files.read(path)),
+            ("regular file", partial(vm.download_file, guest, tmp_path / "copy")),
+            ("neither a file", partial(vm.files.download, guest, tmp_path / "copy")),
+            ("regular file", partial(vm.files.read, guest)),
         ]
-    copies.append(("regular file", lambda: vm.upload_file(tmp_path, "/tmp/bad/copy")))
+    copies.append(("regular file", partial(vm.upload_file, tmp_path, "/tmp/bad/copy")))
     for complaint, copy in copies:
         begun = time.monotonic()
         with pytest.raises(ValidationError, match=complaint):

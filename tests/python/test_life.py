@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -187,6 +188,20 @@ def test_interrupt_ends_a_wait(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
     assert "KeyboardInterrupt" in errors
+
+
+def test_commands_of_the_package_run() -> None:
+    programs = Path(sys.executable).parent
+    for command in (["smolvm", "list"], ["smolvm", "cleanup"], ["smolvm-cleanup", "--dry-run"]):
+        done = subprocess.run(
+            [programs / command[0], *command[1:], "--json"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["ok"], done.stdout
 
 
 def test_import_takes_no_third_party_package(python: Python) -> None:

@@ -24,6 +24,7 @@ def test_every_exported_name_exists() -> None:
 def test_config_takes_both_spellings() -> None:
     assert VMConfig(memory=1024).mem_size_mib == 1024
     assert VMConfig(disk_size=4096).disk_size_mib == 4096
+    assert VMConfig(guest_os="debian").os == "debian"
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,9 @@ impl Driver {
         );
         loop {
             let deadline = self.deadline();
+            // A paused guest cannot be asked, and its jobs do not run.
+            let agent = (self.state.state == SandboxState::Running).then_some(&self.session);
+            let operations = self.clients.operations();
             tokio::select! {
                 exit = self.machine.wait() => return self.end(exit).await,
                 hello = answer(&mut self.hello) => self.agent_answered(hello).await,
@@ -156,7 +159,10 @@ impl Driver {
                 Some(client) = self.commands.recv() => self.serve(client).await,
                 notice = self.lease.notice() => self.lease_changed(notice),
                 _ = self.terminate.recv() => self.stop(HOST_SHUTDOWN_GRACE_MS, None, false),
-                () = tokio::time::sleep_until(deadline) => self.deadline_passed(),
+                () = tokio::time::sleep_until(deadline) => self.patience_lost(),
+                reason = self.deadlines.passed(operations, agent), if self.may_expire() => {
+                    self.expire(reason);
+                }
             }
         }
     }
@@ -170,26 +176,27 @@ impl Driver {
         }
         let start = (!self.is_ready).then_some(self.start_deadline);
         let never = self.started + NEVER;
-        let expiry = self.deadlines.next(self.clients.operations());
         start
             .into_iter()
             .chain(self.connection_lost)
-            .chain(expiry)
             .min()
             .unwrap_or(never)
     }
 
-    fn deadline_passed(&mut self) {
-        if self.stopping.is_none() && self.is_ready && self.connection_lost.is_none() {
-            if let Some(reason) = self.deadlines.passed(self.clients.operations()) {
-                tracing::info!(sandbox = %self.plan.id, %reason, "sandbox expired");
-                self.expiry = Some(reason);
-                let is_deleting = self.plan.lifetime == Lifetime::Leased;
-                let grace_ms = if is_deleting { 0 } else { EXPIRY_GRACE_MS };
-                self.stop(grace_ms, None, is_deleting);
-            }
-            return;
-        }
+    /// Returns whether the sandbox may end by itself: nothing else is ending it, or starting.
+    const fn may_expire(&self) -> bool {
+        self.is_ready && self.stopping.is_none() && self.connection_lost.is_none()
+    }
+
+    fn expire(&mut self, reason: String) {
+        tracing::info!(sandbox = %self.plan.id, %reason, "sandbox expired");
+        self.expiry = Some(reason);
+        let is_deleting = self.plan.lifetime == Lifetime::Leased;
+        let grace_ms = if is_deleting { 0 } else { EXPIRY_GRACE_MS };
+        self.stop(grace_ms, None, is_deleting);
+    }
+
+    fn patience_lost(&mut self) {
         self.machine.kill();
         // The machine's end is next; until then there is nothing more to lose patience over.
         let later = Instant::now() + KILL_PATIENCE;
@@ -243,6 +250,7 @@ impl Driver {
                 return;
             }
         }
+        self.deadlines.ready();
         let elapsed_ms = milliseconds(self.started.elapsed());
         tracing::info!(
             sandbox = %self.plan.id,

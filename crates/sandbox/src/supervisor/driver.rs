@@ -84,7 +84,7 @@ pub(super) struct Driver {
     /// The setting of the guest's clock after a pause.
     clock: Option<AbortOnDropHandle<()>>,
     /// When the sandbox ends by itself, once it is ready.
-    deadlines: Option<Deadlines>,
+    deadlines: Deadlines,
     /// The deadline that ended the sandbox.
     expiry: Option<String>,
     /// What went wrong, while the machine is being ended for it.
@@ -119,7 +119,7 @@ impl Driver {
             kernel_release: String::new(),
             console: console::keep(console, directory.console_log()),
             is_leased: plan.lifetime == Lifetime::Leased,
-            deadlines: None,
+            deadlines: Deadlines::new(plan.idle_timeout_ms, plan.max_lifetime_ms),
             directory,
             plan,
             state,
@@ -150,6 +150,9 @@ impl Driver {
         );
         loop {
             let deadline = self.deadline();
+            // A paused guest cannot be asked, and its jobs do not run.
+            let agent = (self.state.state == SandboxState::Running).then_some(&self.session);
+            let operations = self.clients.operations();
             tokio::select! {
                 exit = self.machine.wait() => return self.end(exit).await,
                 hello = answer(&mut self.hello) => self.agent_answered(hello).await,
@@ -158,7 +161,10 @@ impl Driver {
                 Some(client) = self.commands.recv() => self.serve(client).await,
                 notice = self.lease.notice() => self.lease_changed(notice),
                 _ = self.terminate.recv() => self.stop(HOST_SHUTDOWN_GRACE_MS, None, false),
-                () = tokio::time::sleep_until(deadline) => self.deadline_passed(),
+                () = tokio::time::sleep_until(deadline) => self.patience_lost(),
+                reason = self.deadlines.passed(operations, agent), if self.may_expire() => {
+                    self.expire(reason);
+                }
             }
         }
     }
@@ -172,30 +178,27 @@ impl Driver {
         }
         let start = (!self.is_ready).then_some(self.start_deadline);
         let never = self.started + NEVER;
-        let operations = self.clients.operations();
-        let deadlines = self.deadlines.as_ref();
-        let expiry = deadlines.and_then(|deadlines| deadlines.next(operations));
         start
             .into_iter()
             .chain(self.connection_lost)
-            .chain(expiry)
             .min()
             .unwrap_or(never)
     }
 
-    fn deadline_passed(&mut self) {
-        if self.stopping.is_none() && self.is_ready && self.connection_lost.is_none() {
-            let operations = self.clients.operations();
-            let deadlines = self.deadlines.as_ref();
-            if let Some(reason) = deadlines.and_then(|deadlines| deadlines.passed(operations)) {
-                tracing::info!(sandbox = %self.plan.id, %reason, "sandbox expired");
-                self.expiry = Some(reason);
-                let is_deleting = self.plan.lifetime == Lifetime::Leased;
-                let grace_ms = if is_deleting { 0 } else { EXPIRY_GRACE_MS };
-                self.stop(grace_ms, None, is_deleting);
-            }
-            return;
-        }
+    /// Returns whether the sandbox may end by itself: nothing else is ending it, or starting.
+    const fn may_expire(&self) -> bool {
+        self.is_ready && self.stopping.is_none() && self.connection_lost.is_none()
+    }
+
+    fn expire(&mut self, reason: String) {
+        tracing::info!(sandbox = %self.plan.id, %reason, "sandbox expired");
+        self.expiry = Some(reason);
+        let is_deleting = self.plan.lifetime == Lifetime::Leased;
+        let grace_ms = if is_deleting { 0 } else { EXPIRY_GRACE_MS };
+        self.stop(grace_ms, None, is_deleting);
+    }
+
+    fn patience_lost(&mut self) {
         self.machine.kill();
         // The machine's end is next; until then there is nothing more to lose patience over.
         let later = Instant::now() + KILL_PATIENCE;
@@ -242,8 +245,7 @@ impl Driver {
         match self.change(Transition::Ready, None) {
             Ok(()) => {
                 self.is_ready = true;
-                let (idle_ms, lifetime_ms) = (self.plan.idle_timeout_ms, self.plan.max_lifetime_ms);
-                self.deadlines = Some(Deadlines::new(idle_ms, lifetime_ms));
+                self.deadlines.ready();
                 self.forwards
                     .answer(&self.session, self.clients.operations());
             }

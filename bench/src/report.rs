@@ -7,6 +7,8 @@
 )]
 
 use std::error::Error;
+use std::process::ExitCode;
+use std::time::Duration;
 
 use crate::statistics::Samples;
 
@@ -56,9 +58,13 @@ impl Report {
         ));
     }
 
-    /// Returns whether a figure is over its limit.
-    pub(crate) const fn has_broken_promise(&self) -> bool {
-        self.has_broken_promise
+    /// Returns what the program ends with: a failure when a figure is over its limit.
+    pub(crate) const fn exit_code(&self) -> ExitCode {
+        if self.has_broken_promise {
+            ExitCode::FAILURE
+        } else {
+            ExitCode::SUCCESS
+        }
     }
 
     pub(crate) fn print(&self) {
@@ -66,6 +72,13 @@ impl Report {
         for line in &self.lines {
             println!("{line}");
         }
+    }
+}
+
+/// Prints durations for another program: microseconds, one a line.
+pub(crate) fn print_microseconds(durations: &[Duration]) {
+    for duration in durations {
+        println!("{:.1}", duration.as_secs_f64() * 1e6);
     }
 }
 

@@ -2,7 +2,7 @@
 
 import builtins
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypedDict, TypeVar, final, type_check_only
 
@@ -91,7 +91,7 @@ class CommandArguments(TypedDict):
     shell: str
     timeout: float | None
     cwd: _Path | None
-    env: dict[str, str] | None
+    env: Mapping[str, str] | None
     user: str | None
     stdin: bool
     terminal: tuple[int, int] | None
@@ -184,7 +184,7 @@ class Sandbox:
     def run(self, command: CommandArguments) -> Operation[CommandResult]: ...
     def exec(self, command: CommandArguments, is_text: bool) -> Operation[Process]: ...
     def set_env(
-        self, variables: dict[str, str], merge: bool
+        self, env_vars: Mapping[str, str], merge: bool
     ) -> Operation[builtins.list[str]]: ...
     def unset_env(self, names: builtins.list[str]) -> Operation[dict[str, str]]: ...
     def list_env(self) -> Operation[dict[str, str]]: ...

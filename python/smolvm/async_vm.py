@@ -62,7 +62,10 @@ class AsyncSmolVM(Handle):
     @classmethod
     def from_id(cls, vm_id: str, *, data_dir: PathLike | None = None) -> AsyncSmolVM:
         """Returns a handle on an existing sandbox, of this process or of another."""
-        return cls(vm_id=vm_id, data_dir=data_dir)
+        # Not the constructor, for which no name means a new sandbox.
+        handle = cls.__new__(cls)
+        handle._open(vm_id, data_dir)
+        return handle
 
     @staticmethod
     def list(
@@ -107,7 +110,7 @@ class AsyncSmolVM(Handle):
         return self
 
     async def pause(self) -> AsyncSmolVM:
-        """Holds the sandbox still, with its memory; its forwards are closed."""
+        """Holds the sandbox still, with its memory; its ports are closed until it goes on."""
         await self._native.pause()
         return self
 
@@ -117,7 +120,7 @@ class AsyncSmolVM(Handle):
         return self
 
     async def expose_local(self, guest_port: int, host_port: int | None = None) -> int:
-        """Makes a port of the guest reachable on 127.0.0.1, until the sandbox stops or pauses.
+        """Makes a port of the guest reachable on 127.0.0.1, until the sandbox stops.
 
         Returns the port on the host: another one than ``host_port`` when that is taken. The same
         pair again is the same port.
@@ -167,7 +170,7 @@ class AsyncSmolVM(Handle):
 
     async def set_env_vars(self, env_vars: Mapping[str, str], *, merge: bool = True) -> builtins.list[str]:
         """Sets variables for every login shell from now on. Returns all names present."""
-        return await self._native.set_env(dict(env_vars), merge)
+        return await self._native.set_env(env_vars, merge)
 
     async def unset_env_vars(self, keys: Sequence[str]) -> dict[str, str]:
         """Removes variables. Returns those that were there, with their values."""

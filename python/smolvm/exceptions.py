@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 __all__ = [
+    "BridgeTapOwnershipError",
     "BrowserSessionAlreadyExistsError",
     "BrowserSessionNotFoundError",
+    "CommandBlockedError",
     "CommandExecutionUnavailableError",
     "CommandOverError",
     "FirecrackerAPIError",
@@ -24,6 +26,8 @@ __all__ = [
     "VMAlreadyExistsError",
     "VMNotFoundError",
     "ValidationError",
+    "VsockNotSupportedError",
+    "WorkerNodeSecurityError",
 ]
 
 
@@ -127,6 +131,22 @@ class FirecrackerAPIError(SmolVMError):
     def __init__(self, message: str, status_code: int | None = None) -> None:
         super().__init__(message, {"status_code": status_code})
         self.status_code = status_code
+
+
+class WorkerNodeSecurityError(SmolVMError):
+    """For clients that name it; ``smolvm doctor`` says what it said."""
+
+
+class BridgeTapOwnershipError(NetworkError):
+    """For clients that name it; there are no bridges and TAP devices."""
+
+
+class CommandBlockedError(SmolVMError):
+    """For clients that name it; no command is blocked."""
+
+
+class VsockNotSupportedError(SmolVMError):
+    """For clients that name it; guests are not reached through vsock."""
 
 
 class OperationTimeoutError(SmolVMError):

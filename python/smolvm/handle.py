@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from smolvm import _native
-from smolvm.exceptions import SmolVMError, ValidationError
+from smolvm.exceptions import SmolVMError, ValidationError, VMNotFoundError
 from smolvm.files import PathLike
 from smolvm.types import NetworkConfig, PortForward, VMConfig, VMInfo, VMState, native_ports
 
@@ -70,14 +70,17 @@ class Handle:
             names = ", ".join(chosen)
             raise ValidationError(f"{names}: only for a new sandbox without config and vm_id")
         if vm_id is not None:
-            self._native = _native.open(vm_id, data_dir, BUNDLED)
-            self._is_creator = False
+            self._open(vm_id, data_dir)
             return
         if config is None:
             config = VMConfig(**{"vcpu_count": 1, **chosen})
         spec = native_spec(config, backend)
         self._native = _native.create(spec, data_dir, BUNDLED).wait()
         self._is_creator = True
+
+    def _open(self, vm_id: str, data_dir: PathLike | None) -> None:
+        self._native = _native.open(vm_id, data_dir, BUNDLED)
+        self._is_creator = False
 
     @property
     def vm_id(self) -> str:
@@ -110,8 +113,10 @@ class Handle:
     def __repr__(self) -> str:
         try:
             status = str(self.status)
-        except SmolVMError:
+        except VMNotFoundError:
             status = "deleted"
+        except SmolVMError:
+            status = "unknown"
         return f"{type(self).__name__}(vm_id={self.vm_id!r}, status={status!r})"
 
 
@@ -123,7 +128,11 @@ def warn(vm_id: str, failure: SmolVMError) -> None:
 
 def check_ports(guest_port: int, host_port: int | None) -> None:
     for name, port in (("guest_port", guest_port), ("host_port", host_port)):
-        if port is not None and not 1 <= port <= 65535:
+        if port is None and name == "host_port":
+            continue
+        if not isinstance(port, int) or isinstance(port, bool):
+            raise ValidationError(f"{name}: {port!r} is not a whole number")
+        if not 1 <= port <= 65535:
             raise ValidationError(f"{name} is {port}; it must be 1 to 65535")
 
 

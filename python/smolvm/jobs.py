@@ -11,7 +11,6 @@ in the guest. Any process may attach to it by name and say, with a cursor, how m
 
 from __future__ import annotations
 
-import signal as _signal
 import threading
 from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
@@ -22,6 +21,8 @@ from smolvm.process import Command, arguments
 from smolvm.types import JobOutput, JobStatus, ProcessExit
 
 if TYPE_CHECKING:
+    import signal as _signal
+
     from typing_extensions import Unpack
 
     from smolvm.process import ExecOptions

@@ -84,7 +84,7 @@ def arguments(
         "shell": options.get("shell", shell),
         "timeout": options.get("timeout", timeout),
         "cwd": options.get("cwd"),
-        "env": None if env is None else dict(env),
+        "env": env,
         "user": options.get("user"),
         "stdin": options.get("stdin", False) or size is not None,
         "terminal": size,

@@ -12,14 +12,28 @@ from typing import Any
 
 from smolvm import _native
 from smolvm.exceptions import ValidationError
+from smolvm.unavailable import (
+    BrowserSessionConfig,
+    BrowserSessionInfo,
+    BrowserSessionState,
+    BrowserViewport,
+    SnapshotArtifacts,
+    SnapshotInfo,
+)
 
 __all__ = [
+    "BrowserSessionConfig",
+    "BrowserSessionInfo",
+    "BrowserSessionState",
+    "BrowserViewport",
     "CommandResult",
     "FileInfo",
     "GuestOS",
     "NetworkConfig",
     "PortForward",
     "ProcessExit",
+    "SnapshotArtifacts",
+    "SnapshotInfo",
     "VMConfig",
     "VMInfo",
     "VMState",
@@ -170,7 +184,7 @@ class PortForward:
     host_address: str = "127.0.0.1"
 
 
-_ALIASES = {"memory": "mem_size_mib", "disk_size": "disk_size_mib"}
+_ALIASES = {"memory": "mem_size_mib", "disk_size": "disk_size_mib", "guest_os": "os"}
 _PATHS = ("kernel_path", "rootfs_path", "initrd_path")
 
 
@@ -178,8 +192,8 @@ _PATHS = ("kernel_path", "rootfs_path", "initrd_path")
 class VMConfig:
     """A sandbox as asked for.
 
-    Everything is optional. ``memory`` and ``disk_size`` are other names of ``mem_size_mib`` and
-    ``disk_size_mib``. Unknown names are ignored with a warning; a value that is not legal raises
+    Everything is optional. ``memory``, ``disk_size`` and ``guest_os`` are other names of
+    ``mem_size_mib``, ``disk_size_mib`` and ``os``. Unknown names are ignored with a warning; a value that is not legal raises
     a :class:`ValidationError` that names it. ``port_forwards`` are exposed whenever the sandbox
     runs, whoever started it.
     """

@@ -7,11 +7,12 @@ from typing import Any
 from smolvm.exceptions import SmolVMError
 
 
-def unavailable(name: str) -> type[Any]:
-    """Returns a class of this name that cannot be instantiated."""
+def unavailable(name: str, remedy: str = "") -> type[Any]:
+    """Returns a class of this name that cannot be instantiated, which says what to do instead."""
 
     def refuse(self: object, *_args: object, **_keywords: object) -> None:
-        raise SmolVMError(f"{name} is not available in this version of smolvm")
+        message = f"{name} is not available in this version of smolvm"
+        raise SmolVMError(f"{message}; {remedy}" if remedy else message)
 
     return type(name, (), {"__init__": refuse, "__doc__": "Not available in this version."})
 

@@ -58,9 +58,11 @@ class SmolVM(AwaitedNames):
         ssh_key_path: PathLike | None = None,
     ) -> SmolVM:
         """Returns a handle on an existing sandbox, of this process or of another."""
-        return cls(
-            vm_id=vm_id, data_dir=data_dir, ssh_user=ssh_user, ssh_key_path=ssh_key_path
-        )
+        # Not the constructor, for which no name means a new sandbox.
+        handle = cls.__new__(cls)
+        handle._open(vm_id, data_dir)
+        handle._ssh_user, handle._ssh_key_path = ssh_user, ssh_key_path
+        return handle
 
     @staticmethod
     def list(
@@ -90,7 +92,7 @@ class SmolVM(AwaitedNames):
         return self
 
     def pause(self) -> SmolVM:
-        """Holds the sandbox still, with its memory; its forwards are closed."""
+        """Holds the sandbox still, with its memory; its ports are closed until it goes on."""
         self._native.pause().wait()
         return self
 
@@ -100,7 +102,7 @@ class SmolVM(AwaitedNames):
         return self
 
     def expose_local(self, guest_port: int, host_port: int | None = None) -> int:
-        """Makes a port of the guest reachable on 127.0.0.1, until the sandbox stops or pauses.
+        """Makes a port of the guest reachable on 127.0.0.1, until the sandbox stops.
 
         Returns the port on the host: another one than ``host_port`` when that is taken. The same
         pair again is the same port.
@@ -124,7 +126,7 @@ class SmolVM(AwaitedNames):
         """Returns commands that log in with SSH, where the guest's image has a server.
 
         ``localhost_port`` is the only one: guests have no address that others could reach. It
-        works until the sandbox stops or pauses.
+        works until the sandbox stops.
         """
         import shlex
 
@@ -187,7 +189,7 @@ class SmolVM(AwaitedNames):
 
     def set_env_vars(self, env_vars: Mapping[str, str], *, merge: bool = True) -> builtins.list[str]:
         """Sets variables for every login shell from now on. Returns all names present."""
-        return self._native.set_env(dict(env_vars), merge).wait()
+        return self._native.set_env(env_vars, merge).wait()
 
     def unset_env_vars(self, keys: Sequence[str]) -> dict[str, str]:
         """Removes variables. Returns those that were there, with their values."""

@@ -69,12 +69,15 @@ def test_agentor_s_runtime(limits: dict[str, int], data_dir: Path) -> None:
     runtime.vm.delete()
 
 
-def test_agentor_s_runtime_leaves_nothing_when_its_program_ends(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", ["", "runtime.close()", "threading.Thread(target=runtime.close).start()"])
+def test_agentor_s_runtime_leaves_nothing_when_its_program_ends(ending: str, run: Run, tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(
+        "import threading\n"
         "from agentor.runtime import SmolVMRuntime\n"
         "from agentor.tools.shell import ShellCommandRequest\n"
         "runtime = SmolVMRuntime(start=False)\n"
         "print(runtime(ShellCommandRequest(command='cat /proc/1/comm')))\n"
+        f"{ending}\n"
     )
     assert run(program).stdout.strip() == "init"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -145,22 +147,67 @@ def test_awaited_files_do_the_same(vm: SmolVM, source: Path, tmp_path: Path) -> 
     assert sorted(os.listdir(tmp_path / "back")) == expected
 
 
-def test_large_download_takes_little_memory(
-    vm: SmolVM, python: Callable[[str], CompletedProcess[str]], tmp_path: Path
-) -> None:
-    vm.run("truncate -s 200M /tmp/large")
+def test_two_gigabytes_take_little_memory_on_their_way(vm: SmolVM, tmp_path: Path) -> None:
+    size = 2 << 30
+    vm.run(f"truncate -s {size} /root/large")
     target = tmp_path / "large"
     script = f"""
 import resource
 from smolvm import SmolVM
 vm = SmolVM.from_id({vm.vm_id!r})
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-vm.download_file("/tmp/large", {str(target)!r})
-vm.upload_file({str(target)!r}, "/root/large")
+vm.download_file("/root/large", {str(target)!r})
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
+    supervisor = supervisor_of(vm)
+    before = peak_memory(supervisor)
+    command = [sys.executable, "-c", script]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=540, check=False)
+    try:
+        assert result.returncode == 0, result.stderr
+        assert target.stat().st_size == size
+        assert int(result.stdout) < 32 * 1024  # KiB: getrusage(2)
+        assert peak_memory(supervisor) - before < 8 * 1024
+    finally:
+        target.unlink(missing_ok=True)
+        vm.run("rm /root/large")
+
+
+def test_large_upload_takes_little_memory(
+    vm: SmolVM, python: Callable[[str], CompletedProcess[str]], tmp_path: Path
+) -> None:
+    source = tmp_path / "large"
+    with source.open("wb") as large:
+        large.truncate(200 << 20)
+    script = f"""
+import resource
+from smolvm import SmolVM
+vm = SmolVM.from_id({vm.vm_id!r})
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+vm.upload_file({str(source)!r}, "/root/large")
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    supervisor = supervisor_of(vm)
+    before = peak_memory(supervisor)
     result = python(script)
     assert result.returncode == 0, result.stderr
-    assert target.stat().st_size == 200 * 1024 * 1024
+    assert vm.files.stat("/root/large").size == 200 << 20
     assert int(result.stdout) < 32 * 1024  # KiB: getrusage(2)
-    vm.run("rm /tmp/large /root/large")
+    assert peak_memory(supervisor) - before < 8 * 1024
+    vm.run("rm /root/large")
+
+
+def supervisor_of(vm: SmolVM) -> int:
+    """The process that the sandbox's machine is a child of."""
+    return status_field(vm.info.pid, "PPid")
+
+
+def peak_memory(process: int) -> int:
+    """The most memory that a process has had, in KiB (proc_pid_status(5))."""
+    return status_field(process, "VmHWM")
+
+
+def status_field(process: int | None, name: str) -> int:
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith(f"{name}:"))
+    return int(line.split()[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -92,11 +93,24 @@ def test_sandbox_that_was_let_go_outlives_its_process(python: Python) -> None:
         "vm = SmolVM().start(); raise RuntimeError",
         "vm = SmolVM().start(); os._exit(0)",
         "vm = SmolVM(); os.kill(os.getpid(), signal.SIGKILL)",
+        "vm = SmolVM().start(); vm.pause()",
+        "vm = SmolVM().start(); vm.pause(); os.kill(os.getpid(), signal.SIGKILL)",
+        "vm = SmolVM().start(); vm.stop(); os.kill(os.getpid(), signal.SIGKILL)",
+        "vm = SmolVM(); process = vm.exec('sleep 1000')",
+        "vm = SmolVM(); process = vm.exec('sleep 1000'); os.kill(os.getpid(), signal.SIGKILL)",
+        "vm = SmolVM(); vm.jobs.start('sleep 1000')",
+        "vm = SmolVM(); vm.exec('yes'); vm.exec(['cat'], stdin=True)",
+        "vm = SmolVM().start(); threading.Thread(target=vm.run, args=('sleep 1000',), "
+        "daemon=True).start()",
+        "asyncio.run(AsyncSmolVM.create())",
     ],
 )
 def test_ended_process_leaves_nothing(python: Python, script: str) -> None:
     before = names()
-    python(f"import os, signal, sys\nfrom smolvm import SmolVM\n{script}")
+    python(
+        "import asyncio, os, signal, sys, threading\n"
+        f"from smolvm import AsyncSmolVM, SmolVM\n{script}"
+    )
     # The supervisor of a process that died without a word notices that, and takes a moment.
     deadline = time.monotonic() + 20
     while names() != before and time.monotonic() < deadline:
@@ -117,6 +131,40 @@ def test_child_of_a_fork_leaves_the_sandbox_alone(python: Python) -> None:
         "print(vm.run('echo parent').output)"
     )
     assert done.stdout == "parent\n", done.stderr
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_sandbox_of_a_child_ends_with_the_child(
+    tmp_path: Path, python: Python, method: str
+) -> None:
+    before = names()
+    # A child of multiprocessing ends without what the interpreter does at exit.
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import multiprocessing, time\n"
+        "from smolvm import SmolVM\n"
+        "def child(queue):\n"
+        "    queue.put(SmolVM().start().run('echo child').output)\n"
+        "if __name__ == '__main__':\n"
+        "    own = SmolVM().start()\n"
+        f"    context = multiprocessing.get_context({method!r})\n"
+        "    queue = context.Queue()\n"
+        "    process = context.Process(target=child, args=(queue,))\n"
+        "    process.start()\n"
+        "    print(queue.get(timeout=90))\n"
+        "    process.join(60)\n"
+        "    deadline = time.monotonic() + 20\n"
+        f"    expected = sorted([*{before!r}, own.vm_id])\n"
+        "    others = lambda: sorted(known.vm_id for known in SmolVM.list()) != expected\n"
+        "    while others() and time.monotonic() < deadline:\n"
+        "        pass\n"
+        "    print(others(), process.exitcode)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, program], capture_output=True, text=True, timeout=150, check=False
+    )
+    assert done.stdout == "child\nFalse 0\n", done.stderr
+    assert names() == before
 
 
 def test_interrupt_ends_a_wait(tmp_path: Path) -> None:
@@ -140,6 +188,20 @@ def test_interrupt_ends_a_wait(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
     assert "KeyboardInterrupt" in errors
+
+
+def test_commands_of_the_package_run() -> None:
+    programs = Path(sys.executable).parent
+    for command in (["smolvm", "list"], ["smolvm", "cleanup"], ["smolvm-cleanup", "--dry-run"]):
+        done = subprocess.run(
+            [programs / command[0], *command[1:], "--json"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["ok"], done.stdout
 
 
 def test_import_takes_no_third_party_package(python: Python) -> None:

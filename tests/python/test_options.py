@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
@@ -147,13 +149,19 @@ def test_time_to_start_must_be_one(limit: float) -> None:
         vm.delete()
 
 
-def test_ports_of_the_configuration_are_exposed_at_every_start() -> None:
+def test_ports_of_the_configuration_are_exposed_whoever_starts_the_sandbox(
+    python: Callable[[str], CompletedProcess[str]],
+) -> None:
     port = free_port()
-    config = VMConfig(port_forwards=[{"host_port": port, "guest_port": 8080}])
+    ports = [{"host_port": port, "guest_port": 8080}]
+    config = VMConfig(vm_id="exposing", port_forwards=ports)
     assert config.port_forwards == [PortForward(port, 8080)]
     with SmolVM(config) as vm:
-        for _ in range(2):
-            vm.start()
+        assert vm.info.config.port_forwards == [PortForward(port, 8080)]
+        for is_ours in (True, False):
+            if not is_ours:
+                started = python("from smolvm import SmolVM; SmolVM.from_id('exposing').start()")
+                assert started.returncode == 0, started.stderr
             server = vm.exec(
                 ["python3", "-c", "import socket; s = socket.create_server(('127.0.0.1', 8080)); "
                  "print(flush=True); s.accept()[0].send(b'hello')"]
@@ -169,11 +177,11 @@ def test_port_that_is_taken_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         vm = SmolVM(port_forwards=[PortForward(port, 80)])
-        try:
-            with pytest.raises(SmolVMError, match=f"port_forwards.*{port}"):
-                vm.start()
-        finally:
-            vm.delete()
+        with pytest.raises(SmolVMError, match=f"port_forwards.*{port}"):
+            vm.start()
+        # As after any start that fails, one without a name is gone.
+        with pytest.raises(VMNotFoundError):
+            vm.info
 
 
 @pytest.mark.parametrize(

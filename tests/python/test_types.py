@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import pickle
 from pathlib import Path
 
@@ -23,6 +24,7 @@ def test_every_exported_name_exists() -> None:
 def test_config_takes_both_spellings() -> None:
     assert VMConfig(memory=1024).mem_size_mib == 1024
     assert VMConfig(disk_size=4096).disk_size_mib == 4096
+    assert VMConfig(guest_os="debian").os == "debian"
 
 
 @pytest.mark.parametrize(
@@ -98,3 +100,42 @@ def test_exceptions_survive_pickling(error: SmolVMError) -> None:
 def test_later_names_say_that_they_are_missing() -> None:
     with pytest.raises(SmolVMError, match="BrowserSession is not available"):
         smolvm.BrowserSession()
+
+
+def test_firecracker_s_client_says_what_to_use_instead() -> None:
+    from smolvm.api import FirecrackerClient
+
+    with pytest.raises(SmolVMError, match=r"do not run on Firecracker.*SmolVM\.info"):
+        FirecrackerClient("/tmp/fc.sock")
+
+
+def test_every_module_that_older_clients_import_from_has_its_names() -> None:
+    names = {
+        "smolvm": "SmolVM BrowserSession SmolVMManager ImageManager ImageBuilder SSH_BOOT_ARGS "
+        "ImageSource LocalImage HostManager SSHClient VMConfig VMInfo VMState NetworkConfig "
+        "SnapshotArtifacts SnapshotInfo CommandResult BrowserViewport BrowserSessionConfig "
+        "BrowserSessionInfo BrowserSessionState GuestOS __version__",
+        "smolvm.api": "FirecrackerClient",
+        "smolvm.build": "ImageBuilder SSH_BOOT_ARGS OPENCLAW_BOOT_ARGS FIRECRACKER_KERNEL_URLS "
+        "QEMU_KERNEL_URLS",
+        "smolvm.env": "validate_env_key",
+        "smolvm.exceptions": "SmolVMError BrowserSessionAlreadyExistsError "
+        "BrowserSessionNotFoundError CommandExecutionUnavailableError "
+        "SnapshotAlreadyExistsError SnapshotNotFoundError ValidationError VMAlreadyExistsError "
+        "VMNotFoundError NetworkError HostError ImageError FirecrackerAPIError "
+        "OperationTimeoutError WorkerNodeSecurityError BridgeTapOwnershipError "
+        "CommandBlockedError VsockNotSupportedError",
+        "smolvm.host": "HostManager",
+        "smolvm.images.builder": "ImageBuilder SSH_BOOT_ARGS",
+        "smolvm.types": "CommandResult GuestOS NetworkConfig VMConfig VMInfo VMState "
+        "BrowserSessionConfig BrowserSessionInfo BrowserSessionState BrowserViewport "
+        "SnapshotArtifacts SnapshotInfo",
+        "smolvm.utils": "ensure_ssh_key",
+    }
+    missing = [
+        f"{module}.{name}"
+        for module, listed in names.items()
+        for name in listed.split()
+        if not hasattr(importlib.import_module(module), name)
+    ]
+    assert missing == []

@@ -131,3 +131,21 @@ fn jobs_of_a_sandbox_that_does_not_run_cannot_be_had() {
     assert_eq!(none.text(), "box has no jobs\n");
     assert_eq!(host.sh("box", "cat /root/end").ok().text(), "told\n");
 }
+
+#[test]
+fn job_that_runs_keeps_its_sandbox_from_being_idle() {
+    let host = Host::new();
+    host.start("box", &["--idle-timeout", "6"]);
+    let script = "sleep 14; echo built > /root/result; sync";
+    let _started = host
+        .smolvm(&["job", "start", "box", "--job", "build", "-c", script])
+        .ok();
+    let vm = |host: &Host| {
+        let info = host.smolvm(&["info", "box", "--json"]).ok().json();
+        info["data"]["vm"].clone()
+    };
+    host.wait_until("the end", |host| vm(host)["status"] == "stopped");
+    assert_eq!(vm(&host)["reason"], "was idle for 6 s");
+    let _started = host.smolvm(&["start", "box"]).ok();
+    assert_eq!(host.sh("box", "cat /root/result").ok().text(), "built\n");
+}

@@ -1,4 +1,5 @@
-//! `bench`: measures what SPECIFICATION.md promises, beside a baseline in the same run.
+//! `bench`: measures what SPECIFICATION.md promises, beside a baseline in the same run: first the
+//! library and the command, then the Python package.
 //!
 //! Fails when a promise is broken. It is not part of CI: a figure that a busy machine can change
 //! must not decide whether a change is right.
@@ -8,7 +9,7 @@ use std::process::Command;
 use crate::TaskResult;
 use crate::command::{cargo, run as run_command};
 use crate::workspace::Workspace;
-use crate::{build, packages, quickstart};
+use crate::{build, packages, python, quickstart};
 
 pub(crate) fn run(workspace: &Workspace) -> TaskResult {
     packages::run(workspace)?;
@@ -16,6 +17,8 @@ pub(crate) fn run(workspace: &Workspace) -> TaskResult {
     quickstart::setup(workspace)?;
     let arguments = ["build", "--release", "--locked", "--package=smolvm-bench"];
     run_command(&mut cargo(workspace, &arguments))?;
-    run_command(&mut Command::new(workspace.release().join("smolvm-bench")))?;
-    Ok(())
+    let measured = run_command(&mut Command::new(workspace.release().join("smolvm-bench")));
+    // Also when a promise is broken: all figures are wanted.
+    python::measured(workspace)?;
+    Ok(measured?)
 }

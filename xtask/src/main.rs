@@ -4,6 +4,7 @@
 //!   quickstart ── packages, build, then `smolvm setup` and `smolvm run`
 //!   test ──────── packages, build, then the tests, then those of `py`, then `skips`
 //!   py ────────── build, then the wheel and its tests, then `skips`
+//!   bench ─────── packages, build, then the figures of the library, then those of the wheel
 //!   ci ────────── lint, deps, test, by way of `.ci/run`
 //!   command       how a task runs a program                workspace   where things are
 //! ```

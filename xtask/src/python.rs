@@ -4,6 +4,7 @@
 //!   target/python/build   virtual environment with the tools      target/python/wheel   the wheel
 //!   target/python/test    virtual environment with the wheel and what tests it
 //!   target/python/frameworks    virtual environment with the wheel and the agent frameworks
+//!   target/python/bench         virtual environment with the wheel and nothing else
 //! ```
 
 use std::ffi::OsStr;
@@ -21,6 +22,9 @@ use crate::workspace::Workspace;
 /// What builds the wheel; the range is that of pyproject.toml.
 const BUILD_TOOLS: &[&str] = &["pip>=24", "maturin>=1.9.4,<2"];
 
+/// What installs packages.
+const PACKAGE_TOOLS: &[&str] = &["pip>=24"];
+
 /// What tests the package.
 const TEST_TOOLS: &[&str] = &["mypy>=1.18", "pytest>=8"];
 
@@ -35,9 +39,7 @@ pub(crate) fn tested(workspace: &Workspace) -> Result<Vec<Skip>, Box<dyn std::er
     let wheel = wheel(workspace)?;
     let directory = workspace.target().join("python/test");
     environment(&directory, TEST_TOOLS)?;
-    let mut install = program(&directory, "python");
-    install.args(["-m", "pip", "install", "--quiet", "--force-reinstall"]);
-    run_command(install.arg("--no-deps").arg(&wheel))?;
+    install(&directory, &wheel)?;
     let mut stubtest = program(&directory, "python");
     run_command(
         stubtest
@@ -46,7 +48,7 @@ pub(crate) fn tested(workspace: &Workspace) -> Result<Vec<Skip>, Box<dyn std::er
     )?;
     let mut mypy = program(&directory, "mypy");
     run_command(
-        mypy.args(["--strict", "python/smolvm", "tests/python"])
+        mypy.args(["--strict", "python/smolvm", "tests/python", "bench/python"])
             .current_dir(workspace.root()),
     )?;
     // conftest.py announces skipped tests as the other tests do.
@@ -59,6 +61,21 @@ pub(crate) fn tested(workspace: &Workspace) -> Result<Vec<Skip>, Box<dyn std::er
     Ok(skipped)
 }
 
+/// Measures the wheel of the programs that have been built. Fails when a promise is broken.
+pub(crate) fn measured(workspace: &Workspace) -> TaskResult {
+    let wheel = wheel(workspace)?;
+    let directory = workspace.target().join("python/bench");
+    environment(&directory, PACKAGE_TOOLS)?;
+    install(&directory, &wheel)?;
+    let mut measure = program(&directory, "python");
+    measure
+        .arg("bench/python/measure.py")
+        .arg(workspace.release().join("smolvm-bench"))
+        .current_dir(workspace.root());
+    run_command(&mut measure)?;
+    Ok(())
+}
+
 /// Runs the examples in the agent frameworks they are for. Returns the skipped tests.
 fn tested_in_frameworks(
     workspace: &Workspace,
@@ -67,9 +84,7 @@ fn tested_in_frameworks(
     let tests = workspace.root().join("tests/frameworks");
     let directory = workspace.target().join("python/frameworks");
     pinned_environment(&directory, &tests.join("requirements.txt"))?;
-    let mut install = program(&directory, "python");
-    install.args(["-m", "pip", "install", "--quiet", "--force-reinstall"]);
-    run_command(install.arg("--no-deps").arg(wheel))?;
+    install(&directory, wheel)?;
     let mut pytest = program(&directory, "python");
     pytest.args(["-m", "pytest", "-q", "-c"]);
     pytest.arg(tests.join("pytest.ini")).arg(&tests);
@@ -90,7 +105,7 @@ fn pinned_environment(directory: &Path, requirements: &Path) -> TaskResult {
     if directory.exists() {
         fs::remove_dir_all(directory)?;
     }
-    environment(directory, &["pip>=24"])?;
+    environment(directory, PACKAGE_TOOLS)?;
     let mut install = program(directory, "python");
     // The file names all that is needed, so there is nothing to resolve, which can take minutes.
     install.args([
@@ -148,6 +163,14 @@ fn environment(directory: &Path, packages: &[&str]) -> TaskResult {
     let mut install = program(directory, "python");
     install.args(["-m", "pip", "install", "--quiet"]);
     run_command(install.args(packages))?;
+    Ok(())
+}
+
+/// Installs the wheel in place of an earlier one; it needs no other packages.
+fn install(environment: &Path, wheel: &Path) -> TaskResult {
+    let mut install = program(environment, "python");
+    install.args(["-m", "pip", "install", "--quiet", "--force-reinstall"]);
+    run_command(install.arg("--no-deps").arg(wheel))?;
     Ok(())
 }
 

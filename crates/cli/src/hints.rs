@@ -173,7 +173,7 @@ impl From<CopyError> for Failure {
                 "start the path with a slash: NAME:/{}",
                 path.display()
             )),
-            CopyError::NoName { .. } => Advice::none(),
+            CopyError::NoName { .. } | CopyError::Special { .. } => Advice::none(),
             CopyError::Host { .. } => on_full_disk(&error),
         };
         Self::of(&error, error.kind(), advice)

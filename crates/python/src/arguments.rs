@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use pyo3::prelude::*;
 use smolvm_sandbox::{
     AskedForward, CustomBoot, DiskMib, Lifetime, MemoryMib, PortForwards, SandboxId, SandboxSpec,
-    VcpuCount,
+    SpecError, VcpuCount,
 };
 
 use crate::failure::Failure;
@@ -141,11 +141,21 @@ pub(crate) fn milliseconds(field: &str, seconds: Option<f64>) -> Result<Option<u
 
 /// Checks the name of a sandbox.
 #[pyfunction]
-pub(crate) fn check_vm_id(py: Python<'_>, vm_id: &str) -> PyResult<()> {
-    match vm_id.parse::<SandboxId>() {
+pub(crate) fn check_vm_id(py: Python<'_>, vm_id: &Bound<'_, PyAny>) -> PyResult<()> {
+    match sandbox_id(vm_id) {
         Ok(_) => Ok(()),
-        Err(error) => Err(Failure::argument("vm_id", error.to_string()).into_py_err(py)),
+        Err(failure) => Err(failure.into_py_err(py)),
     }
+}
+
+/// Takes the name of a sandbox.
+pub(crate) fn sandbox_id(vm_id: &Bound<'_, PyAny>) -> Result<SandboxId, Failure> {
+    let illegal = |message: String| Failure::argument("vm_id", message);
+    let name: String = vm_id
+        .extract()
+        .map_err(|_| illegal(format!("{vm_id:?} is not a string")))?;
+    name.parse()
+        .map_err(|error: SpecError| illegal(error.to_string()))
 }
 
 /// Checks the sizes of a sandbox.

@@ -5,9 +5,9 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyOverflowError, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyBytes, PyString};
+use pyo3::types::{PyBool, PyBytes, PyMapping, PyString};
 use serde_bytes::ByteBuf;
 use smolvm_sandbox::message::{Command, Exec, Limits, TerminalSize};
 
@@ -22,7 +22,7 @@ pub(crate) struct CommandArguments<'py> {
     shell: String,
     timeout: Option<Bound<'py, PyAny>>,
     cwd: Option<PathBuf>,
-    env: Option<BTreeMap<String, String>>,
+    env: Option<Bound<'py, PyAny>>,
     user: Option<String>,
     stdin: bool,
     /// Rows and columns.
@@ -42,10 +42,12 @@ impl CommandArguments<'_> {
     pub(crate) fn exec(&self, py: Python<'_>) -> PyResult<Exec> {
         let timeout_ms = self.timeout()?.map(|timeout| timeout.milliseconds);
         let command = self.command(py)?;
+        let env = self.env.as_ref().map(|env| variables("env", env));
+        let env = env.transpose()?.unwrap_or_default();
         let rest = || -> Result<Exec, Failure> {
             Ok(Exec {
                 command,
-                environment: self.environment()?,
+                environment: environment(&env)?,
                 working_directory: self.working_directory()?,
                 user: self.user.clone(),
                 stdin: self.stdin,
@@ -102,23 +104,6 @@ impl CommandArguments<'_> {
         Ok(Command::Arguments(arguments))
     }
 
-    fn environment(&self) -> Result<Vec<(ByteBuf, ByteBuf)>, Failure> {
-        let variables = self.env.iter().flatten();
-        variables
-            .map(|(key, value)| {
-                smolvm_sandbox::check_env_key(key)?;
-                if value.contains('\0') {
-                    let message = format!("the value of {key} contains a NUL character");
-                    return Err(Failure::argument("env", message));
-                }
-                Ok((
-                    ByteBuf::from(key.as_bytes()),
-                    ByteBuf::from(value.as_bytes()),
-                ))
-            })
-            .collect()
-    }
-
     fn working_directory(&self) -> Result<Option<ByteBuf>, Failure> {
         match &self.cwd {
             Some(path) if !path.is_absolute() => {
@@ -166,6 +151,19 @@ impl CommandArguments<'_> {
     }
 }
 
+fn environment(variables: &BTreeMap<String, String>) -> Result<Vec<(ByteBuf, ByteBuf)>, Failure> {
+    let checked = variables.iter().map(|(key, value)| {
+        smolvm_sandbox::check_env_key(key)?;
+        if value.contains('\0') {
+            let message = format!("the value of {key} contains a NUL character");
+            return Err(Failure::argument("env", message));
+        }
+        let (key, value) = (key.as_bytes(), value.as_bytes());
+        Ok((ByteBuf::from(key), ByteBuf::from(value)))
+    });
+    checked.collect()
+}
+
 /// A command's timeout.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Timeout {
@@ -176,27 +174,12 @@ pub(crate) struct Timeout {
 impl Timeout {
     /// Returns the error that there is none.
     pub(crate) fn missing() -> PyErr {
-        PyTypeError::new_err("timeout must be a number of seconds: an int or a float")
+        no_number("timeout")
     }
 
     /// Takes Python's `int` or `float` of seconds.
     pub(crate) fn new(value: &Bound<'_, PyAny>) -> PyResult<Self> {
-        if value.is_instance_of::<PyBool>() {
-            return Err(PyTypeError::new_err(
-                "timeout must be a number of seconds, not a bool",
-            ));
-        }
-        let seconds = match value.extract::<f64>() {
-            // An integer too large for a float.
-            Err(error) if error.is_instance_of::<pyo3::exceptions::PyOverflowError>(value.py()) => {
-                if value.lt(0)? {
-                    -1.0
-                } else {
-                    f64::MAX
-                }
-            }
-            seconds => seconds.map_err(|_| Self::missing())?,
-        };
+        let seconds = number("timeout", value)?;
         match milliseconds("timeout", Some(seconds)) {
             Ok(milliseconds) => Ok(Self {
                 seconds,
@@ -207,11 +190,68 @@ impl Timeout {
     }
 }
 
-/// Returns how long a caller of Python waits at most.
-pub(crate) fn seconds(field: &str, seconds: f64) -> Result<Duration, Failure> {
+/// How long a caller of Python waits at most: as it said, and as a duration.
+pub(crate) type Patience = (f64, Duration);
+
+/// Returns how long a caller waits at most; nothing is legal, too.
+pub(crate) fn patience(field: &str, value: &Bound<'_, PyAny>) -> PyResult<Patience> {
+    let seconds = number(field, value)?;
     if seconds == 0.0 {
-        return Ok(Duration::ZERO);
+        return Ok((seconds, Duration::ZERO));
     }
-    let milliseconds = milliseconds(field, Some(seconds))?.unwrap_or(u64::MAX);
-    Ok(Duration::from_millis(milliseconds))
+    match milliseconds(field, Some(seconds)) {
+        Ok(milliseconds) => {
+            let duration = Duration::from_millis(milliseconds.unwrap_or(u64::MAX));
+            Ok((seconds, duration))
+        }
+        Err(failure) => Err(failure.into_py_err(value.py())),
+    }
+}
+
+/// Takes Python's `int` or `float`; an integer too large for a float is the largest float.
+fn number(field: &str, value: &Bound<'_, PyAny>) -> PyResult<f64> {
+    if value.is_instance_of::<PyBool>() {
+        return Err(no_number(field));
+    }
+    match value.extract::<f64>() {
+        Err(error) if error.is_instance_of::<PyOverflowError>(value.py()) => {
+            Ok(if value.lt(0)? { -1.0 } else { f64::MAX })
+        }
+        seconds => seconds.map_err(|_| no_number(field)),
+    }
+}
+
+fn no_number(field: &str) -> PyErr {
+    PyTypeError::new_err(format!(
+        "{field} must be a number of seconds: an int or a float"
+    ))
+}
+
+/// Takes a mapping of names and texts; what is not one is refused by its name.
+pub(crate) fn variables(
+    field: &str,
+    value: &Bound<'_, PyAny>,
+) -> PyResult<BTreeMap<String, String>> {
+    let py = value.py();
+    let illegal = |message: String| Failure::argument(field, message).into_py_err(py);
+    let given = value
+        .cast::<PyMapping>()
+        .map_err(|_| illegal("it is not a mapping of names to strings".to_owned()))?;
+    let mut variables = BTreeMap::new();
+    for item in given.items()? {
+        let (key, value) = item.extract::<(Bound<'_, PyAny>, Bound<'_, PyAny>)>()?;
+        let name: String = key
+            .extract()
+            .map_err(|_| illegal(format!("the name {key} is not a string")))?;
+        let text = value.extract::<String>().map_err(|_| {
+            let hint = if value.is_none() {
+                "is None; is the variable set?"
+            } else {
+                "is not a string"
+            };
+            illegal(format!("the value of {name} {hint}"))
+        })?;
+        variables.insert(name, text);
+    }
+    Ok(variables)
 }

@@ -10,6 +10,7 @@ use smolvm_sandbox::{
     ErrorKind, Installation, Sandbox as Library, SandboxId, SandboxInfo, SandboxState,
 };
 
+use crate::command::Patience;
 use crate::failure::Failure;
 
 /// How long a supervisor may take to say how its machine is.
@@ -55,7 +56,7 @@ impl Core {
     }
 
     /// Starts the sandbox; the guest has `limit` to come up, of so many seconds.
-    pub(crate) async fn start(&self, limit: Option<(f64, Duration)>) -> Result<(), Failure> {
+    pub(crate) async fn start(&self, limit: Option<Patience>) -> Result<(), Failure> {
         let duration = limit.map(|(_, duration)| duration);
         self.library
             .start_within(Arc::new(NoProgress), duration)

@@ -336,7 +336,9 @@ fn class<'py>(
 /// Returns the class for what a guest refuses, where it has one of its own.
 fn refusal_class(py: Python<'_>, code: RefusalCode) -> PyResult<Option<&Bound<'_, PyType>>> {
     Ok(match code {
-        RefusalCode::NotFound => Some(class(py, &FILE_NOT_FOUND, "GuestFileNotFoundError")?),
+        RefusalCode::NotFound | RefusalCode::CommandNotFound => {
+            Some(class(py, &FILE_NOT_FOUND, "GuestFileNotFoundError")?)
+        }
         RefusalCode::NotADirectory
         | RefusalCode::IsADirectory
         | RefusalCode::AlreadyExists
@@ -344,13 +346,12 @@ fn refusal_class(py: Python<'_>, code: RefusalCode) -> PyResult<Option<&Bound<'_
         | RefusalCode::PermissionDenied
         | RefusalCode::NoSpace
         | RefusalCode::Io => Some(class(py, &FILE, "GuestFileError")?),
+        RefusalCode::UnknownUser => Some(class(py, &VALIDATION, "ValidationError")?),
         RefusalCode::UnknownRequest
         | RefusalCode::Malformed
         | RefusalCode::Incompatible
         | RefusalCode::InvalidInput
         | RefusalCode::ArgumentsTooLong
-        | RefusalCode::CommandNotFound
-        | RefusalCode::UnknownUser
         | RefusalCode::NotExecutable
         | RefusalCode::ShuttingDown
         | RefusalCode::ConnectionRefused

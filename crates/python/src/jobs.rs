@@ -14,7 +14,7 @@ use smolvm_sandbox::{
 };
 use tokio::sync::Mutex as AsyncMutex;
 
-use crate::command::{CommandArguments, seconds};
+use crate::command::{CommandArguments, patience};
 use crate::core::Core;
 use crate::failure::Failure;
 use crate::operation::Operation;
@@ -69,27 +69,24 @@ pub(crate) fn remove_job(sandbox: &Sandbox, name: String) -> Operation {
 /// Waits for the end of a job.
 #[pyfunction]
 pub(crate) fn wait_job(
-    py: Python<'_>,
     sandbox: &Sandbox,
     name: String,
-    timeout: Option<f64>,
+    timeout: Option<Bound<'_, PyAny>>,
 ) -> PyResult<Operation> {
-    let patience = timeout
-        .map(|timeout| seconds("timeout", timeout))
-        .transpose()
-        .map_err(|failure| failure.into_py_err(py))?;
+    let patience = timeout.map(|timeout| patience("timeout", &timeout));
+    let patience = patience.transpose()?;
     let core = sandbox.core().clone();
     let work =
         async move {
             let end = end_of(core, &name);
-            match (timeout, patience) {
-                (Some(seconds), Some(patience)) => tokio::time::timeout(patience, end)
-                    .await
-                    .unwrap_or(Err(Failure::StillRunning {
+            match patience {
+                Some((seconds, patience)) => tokio::time::timeout(patience, end).await.unwrap_or(
+                    Err(Failure::StillRunning {
                         seconds,
                         is_full: false,
-                    })),
-                _ => end.await,
+                    }),
+                ),
+                None => end.await,
             }
         };
     Ok(Operation::new(work, |py, end| process::exit(py, &end)))

@@ -15,7 +15,7 @@ use smolvm_sandbox::{AccessError, End, EndReason, ProcessInput};
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::task::AbortHandle;
 
-use crate::command::seconds;
+use crate::command::{Patience, patience};
 use crate::core::Core;
 use crate::failure::{Failure, text};
 use crate::operation::Operation;
@@ -98,7 +98,7 @@ impl Running {
     }
 
     /// Waits for the command's end.
-    async fn wait(&self, patience: Option<(f64, Duration)>) -> Result<End, Failure> {
+    async fn wait(&self, patience: Option<Patience>) -> Result<End, Failure> {
         let limit = patience.map(|(_, duration)| duration);
         match (self.streams.ended_within(limit).await, patience) {
             (None, Some((seconds, _))) => Err(Failure::StillRunning {
@@ -199,12 +199,9 @@ impl Process {
     }
 
     /// Waits for its end.
-    fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Operation> {
-        let patience = timeout
-            .map(|timeout| seconds("timeout", timeout))
-            .transpose()
-            .map_err(|failure| failure.into_py_err(py))?;
-        let patience = timeout.zip(patience);
+    fn wait(&self, py: Python<'_>, timeout: Option<Bound<'_, PyAny>>) -> PyResult<Operation> {
+        let patience = timeout.map(|timeout| patience("timeout", &timeout));
+        let patience = patience.transpose()?;
         self.operation(
             py,
             |running| async move { running.wait(patience).await },
@@ -294,13 +291,10 @@ impl Process {
         &self,
         py: Python<'_>,
         data: Option<Vec<u8>>,
-        timeout: Option<f64>,
+        timeout: Option<Bound<'_, PyAny>>,
     ) -> PyResult<Operation> {
-        let patience = timeout
-            .map(|timeout| seconds("timeout", timeout))
-            .transpose()
-            .map_err(|failure| failure.into_py_err(py))?;
-        let patience = timeout.zip(patience);
+        let patience = timeout.map(|timeout| patience("timeout", &timeout));
+        let patience = patience.transpose()?;
         let is_text = self.running.streams.is_text();
         self.operation(
             py,
@@ -370,7 +364,7 @@ pub(crate) fn check_signal(number: i32) -> Result<(), Failure> {
 async fn communicate(
     running: &Running,
     data: Option<Vec<u8>>,
-    patience: Option<(f64, Duration)>,
+    patience: Option<Patience>,
 ) -> Result<(Vec<u8>, Vec<u8>), Failure> {
     let feed = async {
         if let Some(data) = data {

@@ -11,11 +11,11 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use smolvm_image::NoProgress;
 use smolvm_sandbox::control::Forward;
-use smolvm_sandbox::{Installation, Lifetime, Sandbox as Library, SandboxId, SandboxInfo, Store};
+use smolvm_sandbox::{Installation, Lifetime, Sandbox as Library, SandboxInfo, Store};
 use tokio::sync::{Mutex as AsyncMutex, oneshot};
 
-use crate::arguments::SpecArguments;
-use crate::command::{CommandArguments, Timeout, seconds};
+use crate::arguments::{SpecArguments, sandbox_id};
+use crate::command::{CommandArguments, Timeout, patience, variables};
 use crate::core::Core;
 use crate::failure::Failure;
 use crate::installation::installation;
@@ -85,13 +85,13 @@ async fn wanted_or_deleted(
 #[pyfunction]
 pub(crate) fn open(
     py: Python<'_>,
-    vm_id: &str,
+    vm_id: &Bound<'_, PyAny>,
     data_dir: Option<PathBuf>,
     bundled: PathBuf,
 ) -> PyResult<Sandbox> {
     let opened = || -> Result<Arc<Core>, Failure> {
         let installation = installation(data_dir.as_deref(), &bundled)?;
-        let key = (installation.data_dir.clone(), vm_id.parse::<SandboxId>()?);
+        let key = (installation.data_dir.clone(), sandbox_id(vm_id)?);
         if let Some(core) = ownership::find(&key) {
             return Ok(core);
         }
@@ -218,21 +218,15 @@ impl Sandbox {
         })
     }
 
-    fn start(&self, py: Python<'_>, boot_timeout: Option<f64>) -> PyResult<Operation> {
-        let limit = boot_timeout
-            .map(|limit| seconds("boot_timeout", limit))
-            .transpose()
-            .map_err(|failure| failure.into_py_err(py))?;
+    fn start(&self, boot_timeout: Option<Bound<'_, PyAny>>) -> PyResult<Operation> {
+        let limit = boot_timeout.map(|limit| patience("boot_timeout", &limit));
+        let limit = limit.transpose()?;
         let core = self.core.clone();
-        let limit = boot_timeout.zip(limit);
         Ok(Operation::silent(async move { core.start(limit).await }))
     }
 
-    fn stop(&self, py: Python<'_>, timeout: f64) -> PyResult<Operation> {
-        let grace = Duration::try_from_secs_f64(timeout).map_err(|_| {
-            Failure::argument("timeout", format!("{timeout} is not a number of seconds"))
-                .into_py_err(py)
-        })?;
+    fn stop(&self, timeout: &Bound<'_, PyAny>) -> PyResult<Operation> {
+        let (_, grace) = patience("timeout", timeout)?;
         let core = self.core.clone();
         Ok(Operation::silent(async move { core.stop(grace).await }))
     }
@@ -305,13 +299,14 @@ impl Sandbox {
         Ok(Operation::new(work, |py, started| started.into_py_any(py)))
     }
 
-    fn set_env(&self, variables: BTreeMap<String, String>, merge: bool) -> Operation {
+    fn set_env(&self, env_vars: &Bound<'_, PyAny>, merge: bool) -> PyResult<Operation> {
+        let variables = variables("env_vars", env_vars)?;
         let core = self.core.clone();
         let work = async move {
             core.ensure_started().await?;
             Ok::<_, Failure>(core.access().set_env(&variables, merge).await?)
         };
-        Operation::new(work, |py, names| names.into_py_any(py))
+        Ok(Operation::new(work, |py, names| names.into_py_any(py)))
     }
 
     fn unset_env(&self, names: Vec<String>) -> Operation {

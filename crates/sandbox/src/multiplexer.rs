@@ -7,7 +7,9 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 
 use futures::{SinkExt as _, StreamExt as _};
-use smolvm_protocol::message::{AgentHello, Event, GuestNetwork, HostHello, Refusal, Request};
+use smolvm_protocol::message::{
+    AgentHello, Event, GuestNetwork, HostHello, JobStatus, MAX_JOBS, Refusal, Request,
+};
 use smolvm_protocol::multiplex::{MAX_STREAMS, SESSION_WINDOW_BYTES};
 use smolvm_protocol::{Frame, FrameCodec, FrameError, GENERATION, OLDEST_GENERATION};
 use tokio::sync::{mpsc, oneshot};
@@ -24,6 +26,9 @@ const OPEN_QUEUE: usize = 16;
 /// A stream that carries one operation.
 pub(crate) type AgentStream = Compat<yamux::Stream>;
 
+/// Such a stream, cut into frames.
+type Conversation = Framed<AgentStream, FrameCodec>;
+
 /// Why the agent cannot be talked to.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SessionError {
@@ -36,11 +41,11 @@ pub(crate) enum SessionError {
     /// The agent's answer is not one.
     #[error("understand the agent")]
     Frame(#[from] FrameError),
-    /// The agent refused to open the session.
-    #[error("open a session: {}", .0.message)]
+    /// The agent refused.
+    #[error("ask the agent: {}", .0.message)]
     Refused(Refusal),
-    /// The agent said something else than hello.
-    #[error("open a session: unexpected answer")]
+    /// The agent said something else than an answer.
+    #[error("understand the agent: unexpected answer")]
     Unexpected,
     /// No generation of the protocol is known to both sides.
     #[error(
@@ -120,6 +125,20 @@ impl AgentSession {
         }
     }
 
+    /// Returns how every job is, in no order.
+    pub(crate) async fn list_jobs(&self) -> Result<Vec<JobStatus>, SessionError> {
+        let mut stream = self.request(&Request::ListJobs).await?;
+        let mut jobs = Vec::new();
+        loop {
+            match next_event(&mut stream).await? {
+                Event::Job(job) if jobs.len() < MAX_JOBS => jobs.push(job),
+                Event::Done => return Ok(jobs),
+                Event::Refused(refusal) => return Err(SessionError::Refused(refusal)),
+                _ => return Err(SessionError::Unexpected),
+            }
+        }
+    }
+
     /// Asks the guest to shut down. Returns when that has begun.
     pub(crate) async fn shut_down(&self) -> Result<(), SessionError> {
         match self.ask(&Request::Shutdown).await? {
@@ -129,11 +148,19 @@ impl AgentSession {
     }
 
     async fn ask(&self, request: &Request) -> Result<Event, SessionError> {
+        next_event(&mut self.request(request).await?).await
+    }
+
+    async fn request(&self, request: &Request) -> Result<Conversation, SessionError> {
         let mut stream = Framed::new(self.open().await?, FrameCodec);
         stream.send(Frame::message(request)?).await?;
-        let answer = stream.next().await.ok_or(SessionError::Closed)??;
-        Ok(answer.parse()?)
+        Ok(stream)
     }
+}
+
+async fn next_event(stream: &mut Conversation) -> Result<Event, SessionError> {
+    let frame = stream.next().await.ok_or(SessionError::Closed)??;
+    Ok(frame.parse()?)
 }
 
 /// Returns the parameters of both ends of the connection.

@@ -42,7 +42,7 @@ pub struct SupervisorPlan {
     pub start_timeout_ms: u64,
     /// Milliseconds without any operation after which the sandbox ends.
     pub idle_timeout_ms: Option<u64>,
-    /// Milliseconds from the machine's start after which the sandbox ends.
+    /// Milliseconds from the agent's answer after which the sandbox ends.
     pub max_lifetime_ms: Option<u64>,
     /// Processes and threads that all commands together may have.
     #[serde(default)]

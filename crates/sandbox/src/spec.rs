@@ -282,7 +282,7 @@ pub struct SandboxSpec {
     /// Milliseconds without any operation after which it ends.
     #[serde(default)]
     pub idle_timeout_ms: Option<u64>,
-    /// Milliseconds from its start after which it ends, whoever uses it.
+    /// Milliseconds from when it is ready after which it ends, whoever uses it.
     #[serde(default)]
     pub max_lifetime_ms: Option<u64>,
     /// Processes and threads that all commands together may have.

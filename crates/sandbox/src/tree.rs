@@ -49,6 +49,12 @@ pub enum CopyError {
         /// The path.
         path: PathBuf,
     },
+    /// The path names a FIFO, a device or the like, which cannot be copied.
+    #[error("{} is neither a file nor a directory", path.display())]
+    Special {
+        /// The path.
+        path: PathBuf,
+    },
     /// The path in the guest is not absolute.
     #[error("{} is not an absolute path in the guest", path.display())]
     NotAbsolute {
@@ -70,7 +76,9 @@ impl CopyError {
                 io::ErrorKind::PermissionDenied => ErrorKind::Denied,
                 _ => ErrorKind::Host,
             },
-            Self::NoName { .. } | Self::NotAbsolute { .. } => ErrorKind::InvalidInput,
+            Self::NoName { .. } | Self::Special { .. } | Self::NotAbsolute { .. } => {
+                ErrorKind::InvalidInput
+            }
             Self::Guest(error) => error.kind(),
         }
     }
@@ -85,6 +93,11 @@ impl Sandbox {
     /// stays.
     pub async fn copy_in(&self, source: &Path, destination: &Path) -> Result<u64, CopyError> {
         check_absolute(destination)?;
+        let metadata = fs::metadata(source).map_err(|error| host_error("read", source, error))?;
+        if !metadata.is_file() && !metadata.is_dir() {
+            let path = source.to_owned();
+            return Err(CopyError::Special { path });
+        }
         let (directory, name) = self.place_in_guest(source, destination).await?;
         let mut writer = self.write_tree(directory.as_os_str().as_bytes()).await?;
         let (pieces, mut queue) = mpsc::channel(PIECE_QUEUE);
@@ -119,6 +132,11 @@ impl Sandbox {
     pub async fn copy_out(&self, source: &Path, destination: &Path) -> Result<u64, CopyError> {
         check_absolute(source)?;
         let name = name_of(source)?;
+        let found = self.stat(source.as_os_str().as_bytes(), true).await?;
+        if !matches!(found.kind, FileKind::File | FileKind::Directory) {
+            let path = source.to_owned();
+            return Err(CopyError::Special { path });
+        }
         let reader = self.read_tree(source.as_os_str().as_bytes()).await?;
         if destination.is_dir() {
             return unpack(reader, &name, destination).await;
@@ -208,10 +226,6 @@ fn pack(source: &Path, name: &OsString, pieces: mpsc::Sender<Bytes>) -> io::Resu
     ));
     // A source that is named is followed, as cp(1) follows it; links inside it are kept.
     let metadata = fs::metadata(source)?;
-    if !metadata.is_file() && !metadata.is_dir() {
-        let message = "it is neither a file nor a directory";
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
-    }
     let packed = pack_entry(&mut archive, source, Path::new(name), &metadata)?;
     archive.into_inner()?.flush()?;
     Ok(packed)

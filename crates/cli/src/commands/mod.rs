@@ -87,7 +87,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<Report, Failure
 
 async fn dispatch_verb(verb: Verb, context: &Context) -> Result<Report, Failure> {
     if let Verb::Cleanup(args) = verb {
-        return cleanup::run(args, context);
+        return cleanup::run(args, context).await;
     }
     context.reap()?;
     match verb {
@@ -110,6 +110,6 @@ async fn dispatch_verb(verb: Verb, context: &Context) -> Result<Report, Failure>
         Verb::Resume(args) => resume::run(args, context).await,
         Verb::Stop(args) => stop::run(args, context).await,
         Verb::Delete(args) => delete::run(args, context).await,
-        Verb::Cleanup(args) => cleanup::run(args, context),
+        Verb::Cleanup(args) => cleanup::run(args, context).await,
     }
 }

@@ -23,7 +23,7 @@ pub(crate) struct SandboxArgs {
     name: Option<SandboxId>,
 
     /// The image it runs.
-    #[arg(long, default_value = smolvm_image::DEFAULT_IMAGE)]
+    #[arg(long, alias = "os", default_value = smolvm_image::DEFAULT_IMAGE)]
     image: String,
 
     #[arg(

@@ -1,5 +1,7 @@
 //! The life of kept sandboxes, from command to command.
 
+use serde_json::json;
+
 use crate::home::{Home, end_of, wait_for};
 
 #[test]
@@ -45,6 +47,41 @@ fn list_shows_running_sandboxes_and_all_on_request() {
     assert_eq!(names(&["list", "--all"]), ["busy", "idle"]);
     assert_eq!(names(&["ls", "--status", "created"]), ["idle"]);
     home.run(&["delete", "--all"]);
+}
+
+#[test]
+fn create_with_a_time_to_come_up_starts_it() {
+    let home = Home::new();
+    let create = [
+        "create",
+        "-n",
+        "box",
+        "--os",
+        "debian",
+        "--boot-timeout",
+        "60",
+    ];
+    let data = home.data(&create);
+    assert_eq!(data["vm"]["status"], "running");
+    assert_eq!(data["next"]["ssh_command"], "smolvm shell box");
+    home.run(&["delete", "box"]);
+}
+
+#[test]
+fn cleanup_deletes_by_the_beginning_of_a_name_when_told_to() {
+    let home = Home::new();
+    home.run(&["create", "-n", "vm-one", "--start"]);
+    home.run(&["create", "-n", "vm-two"]);
+    home.run(&["create", "-n", "kept"]);
+    let planned = home.data(&["cleanup", "--prefix", "vm-", "--dry-run"]);
+    assert_eq!(planned["targets"], json!(["vm-one", "vm-two"]));
+    assert_eq!(planned["deleted"], json!([]));
+    let done = home.data(&["cleanup", "--prefix", "vm-"]);
+    assert_eq!(done["deleted"], json!(["vm-one", "vm-two"]));
+    home.run(&["cleanup"]).said("Nothing to clean up.\n");
+    home.run(&["cleanup", "--all"]).said("removed kept\n");
+    home.run(&["list", "--all"])
+        .said("There are no sandboxes. Create one: smolvm create\n");
 }
 
 #[test]

@@ -87,6 +87,7 @@ pub(super) struct Driver {
     network: Option<Network>,
     /// The setting of the guest's clock after a pause.
     clock: Option<AbortOnDropHandle<()>>,
+    /// When the sandbox ends by itself, once it is ready.
     deadlines: Deadlines,
     /// The deadline that ended the sandbox.
     expiry: Option<String>,
@@ -159,6 +160,9 @@ impl Driver {
         );
         loop {
             let deadline = self.deadline();
+            // A paused guest cannot be asked, and its jobs do not run.
+            let agent = (self.state.state == SandboxState::Running).then_some(&self.session);
+            let operations = self.clients.operations();
             tokio::select! {
                 exit = self.machine.wait() => return self.end(exit).await,
                 hello = answer(&mut self.hello) => self.agent_answered(hello).await,
@@ -167,7 +171,10 @@ impl Driver {
                 Some(client) = self.commands.recv() => self.serve(client).await,
                 notice = self.lease.notice() => self.lease_changed(notice),
                 _ = self.terminate.recv() => self.stop(HOST_SHUTDOWN_GRACE_MS, None, false),
-                () = tokio::time::sleep_until(deadline) => self.deadline_passed(),
+                () = tokio::time::sleep_until(deadline) => self.patience_lost(),
+                reason = self.deadlines.passed(operations, agent), if self.may_expire() => {
+                    self.expire(reason);
+                }
             }
         }
     }
@@ -181,26 +188,27 @@ impl Driver {
         }
         let start = (!self.is_ready).then_some(self.start_deadline);
         let never = self.started + NEVER;
-        let expiry = self.deadlines.next(self.clients.operations());
         start
             .into_iter()
             .chain(self.connection_lost)
-            .chain(expiry)
             .min()
             .unwrap_or(never)
     }
 
-    fn deadline_passed(&mut self) {
-        if self.stopping.is_none() && self.is_ready && self.connection_lost.is_none() {
-            if let Some(reason) = self.deadlines.passed(self.clients.operations()) {
-                tracing::info!(sandbox = %self.plan.id, %reason, "sandbox expired");
-                self.expiry = Some(reason);
-                let is_deleting = self.plan.lifetime == Lifetime::Leased;
-                let grace_ms = if is_deleting { 0 } else { EXPIRY_GRACE_MS };
-                self.stop(grace_ms, None, is_deleting);
-            }
-            return;
-        }
+    /// Returns whether the sandbox may end by itself: nothing else is ending it, or starting.
+    const fn may_expire(&self) -> bool {
+        self.is_ready && self.stopping.is_none() && self.connection_lost.is_none()
+    }
+
+    fn expire(&mut self, reason: String) {
+        tracing::info!(sandbox = %self.plan.id, %reason, "sandbox expired");
+        self.expiry = Some(reason);
+        let is_deleting = self.plan.lifetime == Lifetime::Leased;
+        let grace_ms = if is_deleting { 0 } else { EXPIRY_GRACE_MS };
+        self.stop(grace_ms, None, is_deleting);
+    }
+
+    fn patience_lost(&mut self) {
         self.machine.kill();
         // The machine's end is next; until then there is nothing more to lose patience over.
         let later = Instant::now() + KILL_PATIENCE;
@@ -247,6 +255,7 @@ impl Driver {
         match self.change(Transition::Ready, None) {
             Ok(()) => {
                 self.is_ready = true;
+                self.deadlines.ready();
                 self.forwards
                     .answer(&self.session, self.clients.operations());
             }
@@ -345,13 +354,15 @@ impl Driver {
                     Err(error) => refused_by_host("expose the port", &error),
                 }
             }
-            (SupervisorRequest::Unforward(forward), _) if self.forwards.remove(*forward) => {
-                SupervisorReply::Done
+            (SupervisorRequest::Unforward(forward), _) => {
+                if self.forwards.remove(*forward).await {
+                    return SupervisorReply::Done;
+                }
+                SupervisorReply::Refused(Refusal {
+                    code: RefusalCode::InvalidInput,
+                    message: format!("port {} is not exposed", forward.host_port),
+                })
             }
-            (SupervisorRequest::Unforward(forward), _) => SupervisorReply::Refused(Refusal {
-                code: RefusalCode::NotFound,
-                message: format!("port {} is not exposed", forward.host_port),
-            }),
             (SupervisorRequest::Forwards, _) => SupervisorReply::Forwards(self.forwards.list()),
             _ => self.wrong_state(),
         }
@@ -386,7 +397,7 @@ impl Driver {
         if let Err(error) = self.machine.pause().await {
             return refused_by_host("pause the machine", &error);
         }
-        self.forwards.close();
+        self.forwards.close().await;
         self.record(Transition::Pause)
     }
 
@@ -400,7 +411,7 @@ impl Driver {
             return SupervisorReply::Refused(Refusal { code, message });
         }
         if let Err(error) = self.machine.resume().await {
-            self.forwards.close();
+            self.forwards.close().await;
             return refused_by_host("resume the machine", &error);
         }
         self.forwards
@@ -451,7 +462,7 @@ impl Driver {
         let deadline = Instant::now() + Duration::from_millis(grace_ms);
         let is_first = self.stopping.is_none();
         let was_paused = self.state.state == SandboxState::Paused;
-        self.forwards.close();
+        self.forwards = Forwards::default();
         let stopping = self.stopping.get_or_insert_with(|| Stopping {
             deadline,
             waiting: Vec::new(),

@@ -70,7 +70,7 @@ struct OneForward {
 enum Port {
     Closed,
     Bound(TcpListener),
-    Answering { _task: AbortOnDropHandle<()> },
+    Answering(AbortOnDropHandle<()>),
 }
 
 impl Forwards {
@@ -92,7 +92,7 @@ impl Forwards {
             match TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await {
                 Ok(listener) => self.all[index].port = Port::Bound(listener),
                 Err(source) => {
-                    self.close();
+                    self.close().await;
                     return Err(match source.kind() {
                         io::ErrorKind::AddrInUse => BindError::Taken { port },
                         _ => BindError::Refused { port, source },
@@ -117,9 +117,9 @@ impl Forwards {
     }
 
     /// Closes all ports and their connections.
-    pub(super) fn close(&mut self) {
+    pub(super) async fn close(&mut self) {
         for one in &mut self.all {
-            one.port = Port::Closed;
+            one.port.close().await;
         }
     }
 
@@ -159,15 +159,28 @@ impl Forwards {
     }
 
     /// Removes a forward. Returns whether there was one.
-    pub(super) fn remove(&mut self, forward: Forward) -> bool {
-        let before = self.all.len();
-        self.all.retain(|one| one.forward != forward);
-        self.all.len() < before
+    pub(super) async fn remove(&mut self, forward: Forward) -> bool {
+        let Some(at) = self.all.iter().position(|one| one.forward == forward) else {
+            return false;
+        };
+        self.all.remove(at).port.close().await;
+        true
     }
 
     /// Returns the forwards there are, those of a paused sandbox included.
     pub(super) fn list(&self) -> Vec<Forward> {
         self.all.iter().map(|one| one.forward).collect()
+    }
+}
+
+impl Port {
+    /// Closes it, and returns once nobody can connect any more.
+    async fn close(&mut self) {
+        if let Self::Answering(task) = std::mem::replace(self, Self::Closed) {
+            task.abort();
+            // Aborting only asks; the listener is gone when the task is.
+            let _aborted = task.await;
+        }
     }
 }
 
@@ -194,9 +207,7 @@ fn answering(
         session.clone(),
         operations.clone(),
     ));
-    Port::Answering {
-        _task: AbortOnDropHandle::new(task),
-    }
+    Port::Answering(AbortOnDropHandle::new(task))
 }
 
 async fn accept(

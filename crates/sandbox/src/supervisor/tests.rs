@@ -37,10 +37,14 @@ impl Fixture {
     }
 
     fn start_within(script: Script, lifetime: Lifetime, start_timeout: Duration) -> Self {
+        let spec = SandboxSpec::new(SandboxId::random(), lifetime);
+        Self::start_as(script, spec, start_timeout)
+    }
+
+    fn start_as(script: Script, mut spec: SandboxSpec, start_timeout: Duration) -> Self {
         let directory = tempfile::tempdir().expect("temporary directory");
         let store = Store::open(directory.path()).expect("store");
-        let id = SandboxId::random();
-        let mut spec = SandboxSpec::new(id.clone(), lifetime);
+        let id = spec.id.clone();
         spec.engine = EngineChoice::Fake;
         let (lock, _) = store
             .create(&spec, |_| Ok::<(), StoreError>(()))
@@ -313,6 +317,23 @@ async fn silent_agent_fails_the_start_in_time() {
         reason.as_deref(),
         Some("the agent did not answer within 0 s")
     );
+}
+
+#[tokio::test]
+async fn deadlines_do_not_count_while_the_guest_comes_up() {
+    const START_TIMEOUT: Duration = Duration::from_millis(300);
+
+    let mut spec = SandboxSpec::new(SandboxId::random(), Lifetime::Persistent);
+    spec.idle_timeout_ms = Some(1);
+    spec.max_lifetime_ms = Some(1);
+    let begun = std::time::Instant::now();
+    let mut fixture = Fixture::start_as(Script::Silent, spec, START_TIMEOUT);
+    let LeaseEvent::Failed(failure) = fixture.event().await else {
+        panic!("must fail")
+    };
+    assert_eq!(failure.kind, StartFailureKind::AgentSilent);
+    assert!(begun.elapsed() >= START_TIMEOUT, "{:?}", begun.elapsed());
+    fixture.ended().await;
 }
 
 #[tokio::test]

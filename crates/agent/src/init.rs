@@ -14,12 +14,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use rustix::process::{Resource, Rlimit};
+use smolvm_protocol::LATE_MODULE_LIST;
 use smolvm_protocol::message::BootTimes;
-use smolvm_protocol::{LATE_MODULE_LIST, NETWORK_MODULE_LIST};
 
 use crate::boot::clock::since_kernel_start_ms;
 use crate::boot::disks::Disks;
-use crate::boot::modules::{self, HeldModules};
+use crate::boot::modules::{self, HeldModules, NetworkDriver};
 use crate::boot::mounts::{self, CGROUP_MOUNT};
 use crate::boot::root::{self, Root};
 use crate::boot::uevents::Uevents;
@@ -55,7 +55,7 @@ struct Guest {
     root: Root,
     port: std::os::fd::OwnedFd,
     late_modules: HeldModules,
-    network_modules: HeldModules,
+    network_driver: Option<NetworkDriver>,
     times: BootTimes,
 }
 
@@ -83,7 +83,7 @@ fn boot() -> Result<Guest, BootError> {
     modules::load_boot_modules();
     times.modules_loaded_ms = since_kernel_start_ms();
     let late_modules = HeldModules::open(LATE_MODULE_LIST);
-    let network_modules = HeldModules::open(NETWORK_MODULE_LIST);
+    let network_driver = NetworkDriver::load();
     let disks = Disks::find(&uevents, root::is_shared(&command_line()))?;
     let root = Root::switch_to(&disks)?;
     mounts::mount_late()?;
@@ -97,14 +97,14 @@ fn boot() -> Result<Guest, BootError> {
         root,
         port,
         late_modules,
-        network_modules,
+        network_driver,
         times,
     })
 }
 
 async fn serve_until_shutdown(guest: Guest) -> io::Result<()> {
     let cgroup_mount = Path::new(CGROUP_MOUNT);
-    let environment = Environment::of_init(guest.times, cgroup_mount, guest.network_modules);
+    let environment = Environment::of_init(guest.times, cgroup_mount, guest.network_driver);
     let port = AgentPort::new(guest.port);
     let work = async {
         tokio::try_join!(

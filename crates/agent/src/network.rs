@@ -1,7 +1,7 @@
 //! The guest's network, as the host's hello describes it.
 //!
 //! ```text
-//!   hello --> driver modules --> interface: MTU, addresses, routes --> files: names
+//!   hello --> driver is there --> interface: MTU, addresses, routes --> files: names
 //!         \-> trust: the certificate authority of the host's gateway
 //! ```
 //!

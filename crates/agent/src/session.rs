@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio_util::compat::TokioAsyncReadCompatExt;
 use yamux::{Config, Connection, ConnectionError, Mode};
 
-use crate::boot::modules::HeldModules;
+use crate::boot::modules::NetworkDriver;
 use crate::cgroups::Cgroups;
 use crate::conversation::Conversation;
 use crate::jobs::Jobs;
@@ -36,7 +36,7 @@ pub struct Environment {
     /// Whether this process is PID 1: it then owns the clock and the power switch.
     pub(crate) is_init: bool,
     /// The driver of the network device, until a host has given the guest a network.
-    network_modules: Mutex<Option<HeldModules>>,
+    network_driver: Mutex<Option<NetworkDriver>>,
     trusts_gateway: AtomicBool,
     hello_answered: watch::Sender<bool>,
     shutdown: watch::Sender<bool>,
@@ -53,7 +53,7 @@ impl Environment {
             jobs: Jobs::default(),
             boot: BootTimes::default(),
             is_init: false,
-            network_modules: Mutex::new(None),
+            network_driver: Mutex::new(None),
             trusts_gateway: AtomicBool::new(false),
             hello_answered: watch::Sender::new(false),
             shutdown: watch::Sender::new(false),
@@ -64,7 +64,7 @@ impl Environment {
     pub(crate) fn of_init(
         boot: BootTimes,
         cgroup_mount: &Path,
-        network_modules: HeldModules,
+        network_driver: Option<NetworkDriver>,
     ) -> Arc<Self> {
         Arc::new(Self {
             reaper: Reaper::new(ReapScope::Everyone),
@@ -72,7 +72,7 @@ impl Environment {
             jobs: Jobs::default(),
             boot,
             is_init: true,
-            network_modules: Mutex::new(Some(network_modules)),
+            network_driver: Mutex::new(network_driver),
             trusts_gateway: AtomicBool::new(false),
             hello_answered: watch::Sender::new(false),
             shutdown: watch::Sender::new(false),
@@ -114,9 +114,10 @@ impl Environment {
         self.hello_answered.send_replace(true);
     }
 
-    /// Hands out the driver of the network device; `None` after the first call.
-    pub(crate) fn take_network_modules(&self) -> Option<HeldModules> {
-        self.network_modules
+    /// Hands out the driver of the network device; `None` after the first call, and without the
+    /// device.
+    pub(crate) fn take_network_driver(&self) -> Option<NetworkDriver> {
+        self.network_driver
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take()

@@ -2,10 +2,14 @@
 
 mod host;
 
+use std::net::Ipv4Addr;
+
 use host::{Host, arguments, refusal_code, shell};
 use serde::Serialize;
 use smolvm_agent::{Environment, serve};
-use smolvm_protocol::message::{Connect, Event, ExitReason, HostHello, RefusalCode, Request};
+use smolvm_protocol::message::{
+    Connect, Event, ExitReason, GuestNetwork, HostHello, InterfaceAddress, RefusalCode, Request,
+};
 use smolvm_protocol::{Frame, FrameKind, GENERATION, OLDEST_GENERATION};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -30,6 +34,29 @@ async fn hello_is_answered_with_the_agent_s_own() {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("readable");
     assert_eq!(answer.generation, GENERATION);
     assert_eq!(answer.kernel_release, release.trim_end());
+}
+
+#[tokio::test]
+async fn agent_that_is_no_init_leaves_the_network_of_its_host_alone() {
+    let host = Host::with_agent();
+    let address = InterfaceAddress {
+        address: Ipv4Addr::new(10, 0, 0, 2),
+        prefix_length: 24,
+        gateway: Ipv4Addr::new(10, 0, 0, 1),
+    };
+    let Request::Hello(mut hello) = hello(GENERATION, OLDEST_GENERATION) else {
+        unreachable!("it is a hello");
+    };
+    hello.network = Some(GuestNetwork {
+        mac: [0; 6],
+        mtu: 1500,
+        ipv4: address,
+        ipv6: None,
+        dns: Vec::new(),
+        hosts: Vec::new(),
+    });
+    let answer = host.ask(&Request::Hello(hello)).await;
+    assert_eq!(refusal_code(&answer), RefusalCode::InvalidInput);
 }
 
 #[tokio::test]

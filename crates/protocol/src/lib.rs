@@ -79,5 +79,5 @@ pub const BOOT_MODULE_LIST: &str = "/modules/boot.list";
 /// File of the initramfs that lists the modules loaded once the agent has answered.
 pub const LATE_MODULE_LIST: &str = "/modules/late.list";
 
-/// File of the initramfs that lists the modules loaded when the host gives the guest a network.
+/// File of the initramfs that lists the modules loaded where the machine has a network device.
 pub const NETWORK_MODULE_LIST: &str = "/modules/network.list";

@@ -135,6 +135,10 @@ pub struct HostHello {
     pub ca_certificate: Option<String>,
 }
 
+/// Capability of an agent that does what [`HostHello::network`] and
+/// [`HostHello::ca_certificate`] say; an older one would skip both without a word.
+pub const NETWORK_CAPABILITY: &str = "network";
+
 /// How a guest's network interface is configured. An agent that cannot configure it refuses the
 /// hello.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -176,7 +180,8 @@ pub struct AgentHello {
     pub oldest_generation: u32,
     /// The agent's version, for people.
     pub version: String,
-    /// Names of what this agent can do beyond the operations of its generation.
+    /// Names of what this agent can do beyond the operations of its generation, such as
+    /// [`NETWORK_CAPABILITY`].
     pub capabilities: Vec<String>,
     /// Release of the guest's kernel, as `uname -r` prints it.
     pub kernel_release: String,

@@ -8,7 +8,8 @@ use std::task::{Context, Poll};
 
 use futures::{SinkExt as _, StreamExt as _};
 use smolvm_protocol::message::{
-    AgentHello, Event, GuestNetwork, HostHello, JobStatus, MAX_JOBS, Refusal, Request,
+    AgentHello, Event, GuestNetwork, HostHello, JobStatus, MAX_JOBS, NETWORK_CAPABILITY, Refusal,
+    Request,
 };
 use smolvm_protocol::multiplex::{MAX_STREAMS, SESSION_WINDOW_BYTES};
 use smolvm_protocol::{Frame, FrameCodec, FrameError, GENERATION, OLDEST_GENERATION};
@@ -58,6 +59,9 @@ pub(crate) enum SessionError {
         /// The oldest generation the agent understands.
         agent_oldest: u32,
     },
+    /// The agent is older than networks.
+    #[error("open a session: the agent cannot set up a network")]
+    NoNetwork,
 }
 
 type OpenReply = oneshot::Sender<Result<yamux::Stream, yamux::ConnectionError>>;
@@ -100,6 +104,7 @@ impl AgentSession {
 
     /// Says hello and returns what the agent says of itself. Waits as long as the guest boots.
     pub(crate) async fn hello(&self, settings: GuestSettings) -> Result<AgentHello, SessionError> {
+        let wants_network = settings.network.is_some() || settings.ca_certificate.is_some();
         let request = Request::Hello(HostHello {
             generation: GENERATION,
             oldest_generation: OLDEST_GENERATION,
@@ -115,14 +120,20 @@ impl AgentSession {
         };
         let has_common_generation =
             hello.oldest_generation <= GENERATION && OLDEST_GENERATION <= hello.generation;
-        if has_common_generation {
-            Ok(hello)
-        } else {
-            Err(SessionError::Incompatible {
+        if !has_common_generation {
+            return Err(SessionError::Incompatible {
                 agent: hello.generation,
                 agent_oldest: hello.oldest_generation,
-            })
+            });
         }
+        let can_network = hello
+            .capabilities
+            .iter()
+            .any(|capability| capability == NETWORK_CAPABILITY);
+        if wants_network && !can_network {
+            return Err(SessionError::NoNetwork);
+        }
+        Ok(hello)
     }
 
     /// Returns how every job is, in no order.

@@ -3,9 +3,10 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
+use std::thread::{self, JoinHandle};
 
 use rustix::io::Errno;
-use smolvm_protocol::{BOOT_MODULE_LIST, MODULE_DIRECTORY};
+use smolvm_protocol::{BOOT_MODULE_LIST, MODULE_DIRECTORY, NETWORK_MODULE_LIST};
 
 use super::console;
 
@@ -17,7 +18,7 @@ pub(crate) fn load_boot_modules() {
     }
 }
 
-/// Modules that are loaded after the boot, if at all.
+/// Modules that are loaded once the boot does not need the initramfs any more.
 ///
 /// They are open files, because the initramfs is gone by then.
 #[derive(Debug)]
@@ -35,6 +36,49 @@ impl HeldModules {
             load_or_report(&name, file);
         }
     }
+}
+
+/// The driver of the network device, being loaded while the boot goes on.
+#[derive(Debug)]
+pub(crate) struct NetworkDriver(JoinHandle<()>);
+
+impl NetworkDriver {
+    /// Begins to load the driver, if the machine has a network device.
+    ///
+    /// Preconditions: the bus of the device is driven, and the initramfs still there.
+    pub(crate) fn load() -> Option<Self> {
+        if !has_network_device() {
+            return None;
+        }
+        let modules = HeldModules::open(NETWORK_MODULE_LIST);
+        let thread = thread::Builder::new()
+            .name("network driver".to_owned())
+            .spawn(move || modules.load());
+        match thread {
+            Ok(thread) => Some(Self(thread)),
+            Err(error) => {
+                console::report(&format!("network driver not loaded: {error}"));
+                None
+            }
+        }
+    }
+
+    /// Waits until the driver is loaded and has found its device. Blocks.
+    pub(crate) fn wait(self) {
+        // The hook has reported a panic; the interface is missed by its address.
+        let _ = self.0.join();
+    }
+}
+
+/// Device type of a network card, as sysfs shows it (Virtio 1.2 §5, "Device Types").
+const VIRTIO_NETWORK: &str = "0x0001";
+
+fn has_network_device() -> bool {
+    let devices = fs::read_dir("/sys/bus/virtio/devices");
+    devices.into_iter().flatten().flatten().any(|device| {
+        fs::read_to_string(device.path().join("device"))
+            .is_ok_and(|kind| kind.trim_end() == VIRTIO_NETWORK)
+    })
 }
 
 /// Opens the modules that `list` names. A list that is missing is empty: a kernel with

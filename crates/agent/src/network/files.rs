@@ -96,18 +96,7 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 /// Returns `existing` with `content` as its marked block, at its end; without one when there is
 /// no content.
 fn with_block(existing: &[u8], content: &[u8]) -> Vec<u8> {
-    let mut lines = Vec::new();
-    let mut is_in_block = false;
-    for line in existing.split_inclusive(|byte| *byte == b'\n') {
-        let text = line.trim_ascii_end();
-        if text == BLOCK_BEGIN.as_bytes() {
-            is_in_block = true;
-        } else if text == BLOCK_END.as_bytes() {
-            is_in_block = false;
-        } else if !is_in_block {
-            lines.extend_from_slice(line);
-        }
-    }
+    let mut lines = without_block(existing);
     if content.is_empty() {
         return lines;
     }
@@ -125,6 +114,25 @@ fn with_block(existing: &[u8], content: &[u8]) -> Vec<u8> {
         lines.extend_from_slice(part);
     }
     lines
+}
+
+/// Returns `existing` without its marked block. A beginning without an end marks nothing.
+fn without_block(existing: &[u8]) -> Vec<u8> {
+    let mut outside = Vec::new();
+    let mut inside = Vec::new();
+    for line in existing.split_inclusive(|byte| *byte == b'\n') {
+        let text = line.trim_ascii_end();
+        if text == BLOCK_BEGIN.as_bytes() || !inside.is_empty() {
+            inside.extend_from_slice(line);
+        } else {
+            outside.extend_from_slice(line);
+        }
+        if text == BLOCK_END.as_bytes() {
+            inside.clear();
+        }
+    }
+    outside.extend(inside);
+    outside
 }
 
 #[cfg(test)]
@@ -192,6 +200,14 @@ mod tests {
         );
         write_names(root.path(), &network(&[])).expect("written");
         assert_eq!(text(&hosts), "127.0.0.1 localhost\n");
+    }
+
+    #[test]
+    fn block_that_lost_its_end_takes_nothing_with_it() {
+        let existing = b"before\n# smolvm: begin\nold\nafter\n";
+        let changed = with_block(existing, b"new\n");
+        let expected = [&existing[..], b"# smolvm: begin\nnew\n# smolvm: end\n"].concat();
+        assert_eq!(changed, expected);
     }
 
     #[test]

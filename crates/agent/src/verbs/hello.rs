@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use rustix::time::{ClockId, Timespec};
-use smolvm_protocol::message::{AgentHello, Event, HostHello, Refusal, RefusalCode};
+use smolvm_protocol::message::{
+    AgentHello, Event, HostHello, NETWORK_CAPABILITY, Refusal, RefusalCode,
+};
 use smolvm_protocol::{GENERATION, OLDEST_GENERATION};
 
 use crate::conversation::{Conversation, Failure};
@@ -43,7 +45,7 @@ pub(super) async fn run(
         generation: GENERATION,
         oldest_generation: OLDEST_GENERATION,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        capabilities: Vec::new(),
+        capabilities: vec![NETWORK_CAPABILITY.to_owned()],
         kernel_release: rustix::system::uname()
             .release()
             .to_string_lossy()
@@ -75,12 +77,12 @@ async fn set_up_network(hello: &HostHello, environment: &Arc<Environment>) -> Re
         let message = "the agent is not the init of a guest, whose network it could set up";
         return Err(refusal::invalid(message).into());
     }
-    let modules = environment.take_network_modules();
+    let driver = environment.take_network_driver();
     let (network, certificate) = (hello.network.clone(), hello.ca_certificate.clone());
     let work = tokio::task::spawn_blocking(move || -> Result<bool, NetworkError> {
         if let Some(network) = &network {
-            if let Some(modules) = modules {
-                modules.load();
+            if let Some(driver) = driver {
+                driver.wait();
             }
             network::set_up(network)?;
         }

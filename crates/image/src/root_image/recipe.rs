@@ -70,6 +70,7 @@ const DEBIAN: Recipe = Recipe {
         "file",
         "git",
         "iproute2",
+        "iputils-ping",
         "less",
         "nano",
         "procps",

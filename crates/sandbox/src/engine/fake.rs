@@ -12,8 +12,8 @@ use futures::future::BoxFuture;
 use futures::{FutureExt as _, SinkExt as _, StreamExt as _};
 use serde::{Deserialize, Serialize};
 use smolvm_protocol::message::{
-    AgentHello, BootTimes, Command, Control, Event, Exec, Exit, ExitReason, Refusal, RefusalCode,
-    Request,
+    AgentHello, BootTimes, Command, Control, Event, Exec, Exit, ExitReason, NETWORK_CAPABILITY,
+    Refusal, RefusalCode, Request,
 };
 use smolvm_protocol::{Frame, FrameCodec, FrameError, FrameKind, GENERATION, OLDEST_GENERATION};
 use tokio::io::{AsyncRead, AsyncWriteExt as _, DuplexStream};
@@ -262,7 +262,8 @@ fn hello(script: Script) -> AgentHello {
         generation: GENERATION + offset,
         oldest_generation: OLDEST_GENERATION + offset,
         version: "fake".to_owned(),
-        capabilities: Vec::new(),
+        // It has no interface, and nothing to trust with.
+        capabilities: vec![NETWORK_CAPABILITY.to_owned()],
         kernel_release: "fake".to_owned(),
         boot: BootTimes::default(),
     }

@@ -242,7 +242,9 @@ impl Driver {
             Err(SessionError::Closed | SessionError::Multiplexer(_)) => {}
             Err(error) => {
                 let kind = match error {
-                    SessionError::Incompatible { .. } => StartFailureKind::Incompatible,
+                    SessionError::Incompatible { .. } | SessionError::NoNetwork => {
+                        StartFailureKind::Incompatible
+                    }
                     _ => StartFailureKind::AgentSilent,
                 };
                 self.fail(kind, text::chain(&error));

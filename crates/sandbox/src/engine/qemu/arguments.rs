@@ -123,9 +123,13 @@ fn network(line: &mut CommandLine, device: Option<NetworkDevice>) {
         "-netdev",
         &format!("stream,id=net,server=off,addr.type=fd,addr.str={NETWORK_FD}"),
     );
+    // The link is always up, and the guest has nothing to say to the device: without a state of
+    // the link and without a queue for commands, the interface is ready as soon as it is on.
+    let features = "status=off,guest_announce=off,ctrl_vq=off,ctrl_rx=off,ctrl_rx_extra=off,\
+                    ctrl_vlan=off,ctrl_mac_addr=off";
     line.option(
         "-device",
-        &format!("virtio-net-device,netdev=net,mac={mac},host_mtu={mtu}"),
+        &format!("virtio-net-device,netdev=net,mac={mac},host_mtu={mtu},{features}"),
     );
 }
 

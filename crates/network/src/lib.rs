@@ -6,12 +6,14 @@
 mod dns;
 mod event;
 mod event_log;
+mod inspect;
 mod policy;
 mod verdict;
 
 pub use dns::{DnsTransport, Pins, Resolver, ResolverConfig, UpstreamConfig};
 pub use event::{Event, Protocol, Record};
 pub use event_log::{EventLog, EventSink};
+pub use inspect::{ClientHello, DEFAULT_PATIENCE, Inspector, Peeked, Replayed, Shown, peek};
 pub use policy::{
     Action, Decider, Decision, Destination, GATEWAY_NAME, HOST_NAME, Mode, Name, NameError,
     NamePattern, NetworkPolicy, PolicyError, PolicyHandle, Ports, Protection, RESERVED_DOMAIN,

@@ -8,6 +8,7 @@ mod event;
 mod event_log;
 mod inspect;
 mod policy;
+mod secrets;
 mod verdict;
 
 pub use dns::{DnsTransport, Pins, Resolver, ResolverConfig, UpstreamConfig};
@@ -18,5 +19,8 @@ pub use policy::{
     Action, Decider, Decision, Destination, GATEWAY_NAME, HOST_NAME, Mode, Name, NameError,
     NamePattern, NetworkPolicy, PolicyError, PolicyHandle, Ports, Protection, RESERVED_DOMAIN,
     Rule, RuleError, RuleProblem, SettingsError, Target, Transport, from_internet_settings,
+};
+pub use secrets::{
+    MAX_REWRITTEN_BODY_BYTES, PlaceholderScan, SecretError, SecretRefused, SecretSpec, Secrets,
 };
 pub use verdict::Verdict;

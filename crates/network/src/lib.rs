@@ -6,7 +6,12 @@
 mod dns;
 mod event;
 mod event_log;
+mod http;
+mod http_rules;
 mod inspect;
+mod intercept;
+#[cfg(test)]
+mod loopback;
 mod policy;
 mod secrets;
 mod verdict;
@@ -14,7 +19,16 @@ mod verdict;
 pub use dns::{DnsTransport, Pins, Resolver, ResolverConfig, UpstreamConfig};
 pub use event::{Event, Protocol, Record};
 pub use event_log::{EventLog, EventSink};
+pub use http::{
+    BoxStream, Dial, GuestConnection, HttpError, HttpProxy, RequestHead, RequestHost,
+    RequestPolicy, Stream,
+};
+pub use http_rules::{HttpRule, HttpRuleError, HttpRuleProblem, HttpRules, PathProblem};
 pub use inspect::{ClientHello, DEFAULT_PATIENCE, Inspector, Peeked, Replayed, Shown, peek};
+pub use intercept::{
+    Authority, AuthorityError, InterceptError, Interceptor, RootsError, UpstreamTls,
+    UpstreamTlsError,
+};
 pub use policy::{
     Action, Decider, Decision, Destination, GATEWAY_NAME, HOST_NAME, Mode, Name, NameError,
     NamePattern, NetworkPolicy, PolicyError, PolicyHandle, Ports, Protection, RESERVED_DOMAIN,

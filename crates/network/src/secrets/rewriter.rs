@@ -58,6 +58,11 @@ impl Rewriter {
         std::mem::take(&mut self.held)
     }
 
+    /// Tells whether nothing is held back.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.held.is_empty()
+    }
+
     fn replacement(&self, action: &Action) -> Result<Bytes, SecretRefused> {
         let (new, name) = action
             .apply(self.form)

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -194,7 +195,7 @@ pub(crate) async fn raw_server(answer: &'static str) -> (SocketAddr, Arc<Mutex<V
             while let Ok(length @ 1..) = stream.read(&mut piece).await {
                 kept.lock().expect("whole").extend(&piece[..length]);
                 head.extend(&piece[..length]);
-                if !is_answered && is_whole(&head) {
+                if !is_answered && message_length(&head).is_some() {
                     stream.write_all(answer.as_bytes()).await.expect("sent");
                     is_answered = true;
                 }
@@ -204,27 +205,34 @@ pub(crate) async fn raw_server(answer: &'static str) -> (SocketAddr, Arc<Mutex<V
     (address.await, received)
 }
 
-/// Tells whether a request is there with its body.
-fn is_whole(request: &[u8]) -> bool {
-    let text = String::from_utf8_lossy(request);
-    let Some((head, body)) = text.split_once("\r\n\r\n") else {
-        return false;
-    };
-    let length = head.split_once("content-length: ").map(|(_, rest)| {
+/// Returns how long the first message is, if it is there with its body.
+fn message_length(bytes: &[u8]) -> Option<usize> {
+    let head_length = 4 + bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
+    let head = String::from_utf8_lossy(&bytes[..head_length]).into_owned();
+    let body_length = head.split_once("content-length: ").map(|(_, rest)| {
         let digits = rest.split("\r\n").next().unwrap_or_default();
         digits.parse::<usize>().expect("a length")
     });
-    body.len() >= length.unwrap_or(0)
+    let length = head_length + body_length.unwrap_or(0);
+    (bytes.len() >= length).then_some(length)
 }
 
-/// Sends bytes to an address, ends that side, and returns all that comes back.
-pub(crate) async fn exchange(address: SocketAddr, bytes: &[u8]) -> String {
+/// Sends bytes to an address, and returns what comes back: so many responses, or fewer if the
+/// connection is closed.
+pub(crate) async fn exchange(address: SocketAddr, bytes: &[u8], responses: usize) -> String {
     let mut stream = TcpStream::connect(address).await.expect("connected");
     stream.write_all(bytes).await.expect("sent");
-    stream.shutdown().await.expect("ended");
     let mut answer = Vec::new();
-    // What came before a reset counts.
-    let _read = stream.read_to_end(&mut answer).await;
+    let mut whole = 0;
+    for _ in 0..responses {
+        while message_length(&answer[whole..]).is_none() {
+            // What came before a reset counts.
+            if !matches!(stream.read_buf(&mut answer).await, Ok(1..)) {
+                return String::from_utf8_lossy(&answer).into_owned();
+            }
+        }
+        whole += message_length(&answer[whole..]).expect("whole");
+    }
     String::from_utf8_lossy(&answer).into_owned()
 }
 
@@ -238,12 +246,17 @@ pub(crate) struct Told {
     pub(crate) rule: String,
 }
 
+/// How long something may take that is to happen at once.
+const WAIT: Duration = Duration::from_secs(20);
+
 /// Waits for the event of a request, which may come just after its response.
 pub(crate) async fn told(records: &Receiver<Record>) -> Told {
+    let start = Instant::now();
     let record = loop {
         match records.try_recv() {
             Ok(record) => break record,
-            Err(TryRecvError::Empty) => tokio::task::yield_now().await,
+            Err(TryRecvError::Empty) if start.elapsed() < WAIT => tokio::task::yield_now().await,
+            Err(TryRecvError::Empty) => panic!("nothing was told in time"),
             Err(TryRecvError::Disconnected) => panic!("nothing was told"),
         }
     };

@@ -152,7 +152,6 @@ impl Connection {
         match version {
             HttpVersion::Http1 => {
                 let served = http1::Builder::new()
-                    .half_close(true)
                     .max_buf_size(MAX_HEAD_BYTES as usize)
                     .timer(TokioTimer::new())
                     .header_read_timeout(HEAD_TIME)

@@ -15,7 +15,8 @@
 //! No byte of a guest's head reaches a server. hyper reads it, and hyper writes another from what
 //! it understood: one `Host`, which is the one that was judged, and one framing. So a server sees
 //! the same requests as the policy, whatever the guest sends. Where `Transfer-Encoding` and
-//! `Content-Length` are both there, chunks count, and no length is sent on (RFC 9112 §6.3).
+//! `Content-Length` are both there, chunks count, no length is sent on, and the connection ends with
+//! the response (RFC 9112 §6.3). A guest that ends its side of a connection ends its requests.
 //!
 //! Informational responses are not passed on, but for 100, which the gateway gives itself, and 101.
 

@@ -103,12 +103,24 @@ impl Inspector {
         shown
     }
 
-    /// Returns what is shown when no more bytes come.
+    /// Returns what is shown when no more bytes come in time.
     fn give_up(&self) -> Shown {
         if self.first.is_empty() {
             Shown::Silent
         } else {
             Shown::Malformed("first line or hello is not complete in time")
+        }
+    }
+
+    /// Returns what is shown when no more bytes will ever come.
+    fn finish(&self) -> Shown {
+        if self.first.is_empty() {
+            Shown::Silent
+        } else if self.hello.is_some() {
+            Shown::Malformed("TLS hello ends too early")
+        } else {
+            // No server takes a part of a line for a request.
+            Shown::Opaque
         }
     }
 }
@@ -131,9 +143,11 @@ pub async fn peek(stream: &mut (impl AsyncRead + Unpin), patience: Duration) -> 
     let mut deadline = Instant::now() + patience;
     let shown = loop {
         piece.clear();
-        let read = timeout_at(deadline, stream.read_buf(&mut piece)).await;
-        if read.unwrap_or(Ok(0))? == 0 {
+        let Ok(read) = timeout_at(deadline, stream.read_buf(&mut piece)).await else {
             break inspector.give_up();
+        };
+        if read? == 0 {
+            break inspector.finish();
         }
         if inspector.first.is_empty() {
             deadline = Instant::now() + DECISION_TIME;

@@ -263,6 +263,21 @@ async fn silent_client_is_told_after_patience_and_a_late_one_is_not_opaque() {
 }
 
 #[tokio::test]
+async fn client_that_ends_early_has_shown_what_it_sent() {
+    for (sent, shown) in [
+        (&b""[..], Shown::Silent),
+        (b"hi", Shown::Opaque),
+        (
+            b"\x16\x03\x01",
+            Shown::Malformed("TLS hello ends too early"),
+        ),
+    ] {
+        let peeked = peek(&mut &*sent, DEFAULT_PATIENCE).await.expect("peeked");
+        assert_eq!(peeked.shown, shown);
+    }
+}
+
+#[tokio::test]
 async fn replayed_stream_begins_with_what_was_peeked() {
     let (mut client, mut gateway) = tokio::io::duplex(1024);
     client.write_all(b"GET / HTTP/1.1\r\n").await.expect("sent");

@@ -246,6 +246,49 @@ async fn many_requests_share_one_connection_to_the_server() {
 }
 
 #[tokio::test]
+async fn cookies_of_http2_become_one_field_of_http1() {
+    let setup = setup(HOST, &[ALPN_HTTP1]).await;
+    let stream = setup.connect(HOST, &[ALPN_HTTP2]).await;
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .expect("ready");
+    tokio::spawn(connection);
+    let request = Request::get(format!("https://{HOST}/"))
+        .header("cookie", "a=1")
+        .header("cookie", "b=2")
+        .body(whole(""))
+        .expect("a request");
+    let response = sender.send_request(request).await.expect("answered");
+    let body = response.into_body().collect().await.expect("whole");
+    let body = String::from_utf8(body.to_bytes().to_vec()).expect("text");
+    assert!(body.contains("cookie: a=1; b=2\n"), "{body}");
+}
+
+#[tokio::test]
+async fn redirect_that_repeats_the_secret_has_the_placeholder() {
+    let (tls, root) = server_tls(HOST, &[]);
+    let server = server(Some(tls), false, |request| async move {
+        let query = request.uri().query().expect("a query").to_owned();
+        hyper::Response::builder()
+            .status(302)
+            .header("location", format!("https://evil.example/?{query}"))
+            .header("alt-svc", "h3=\":443\"")
+            .body(whole(""))
+            .expect("a response")
+    })
+    .await;
+    let setup = setup_to(server, root).await;
+    let placeholder = setup.secret.placeholder();
+    let (_, output) = setup
+        .curl(&[&format!("https://{HOST}/?{placeholder}")])
+        .await;
+    let location = format!("location: https://evil.example/?{placeholder}\r\n");
+    assert!(output.contains(&location), "{output}");
+    assert!(!output.contains("alt-svc"), "{output}");
+}
+
+#[tokio::test]
 async fn server_that_is_not_trusted_gets_nothing() {
     let (tls, _) = server_tls(HOST, &[]);
     let (_, another_root) = server_tls(HOST, &[]);

@@ -28,7 +28,7 @@ pub use http::{
     RequestPolicy, Stream,
 };
 pub use http_rules::{HttpRule, HttpRuleError, HttpRuleProblem, HttpRules, PathProblem};
-pub use inspect::{ClientHello, DEFAULT_PATIENCE, Inspector, Peeked, Replayed, Shown, peek};
+pub use inspect::{ClientHello, Inspector, Shown};
 pub use intercept::{
     Authority, AuthorityError, InterceptError, Interceptor, RootsError, UpstreamTls,
     UpstreamTlsError,

@@ -5,8 +5,9 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, TryRecvError};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -180,22 +181,23 @@ pub(crate) fn whole(text: impl Into<Bytes>) -> ServerBody {
     Full::new(text.into()).boxed_unsync()
 }
 
-/// A server that keeps what it is sent, and answers each connection's first bytes, up to an empty
-/// line, with a fixed text.
+/// A server that keeps what it is sent, and answers each connection's first request with a fixed
+/// text.
 pub(crate) async fn raw_server(answer: &'static str) -> (SocketAddr, Arc<Mutex<Vec<u8>>>) {
     let received = Arc::new(Mutex::new(Vec::new()));
     let kept = Arc::clone(&received);
     let address = gateway(move |mut stream| {
         let kept = Arc::clone(&kept);
         async move {
-            let mut head = Vec::<u8>::new();
+            let mut head: Vec<u8> = Vec::new();
             let mut piece = [0; 4096];
+            let mut is_answered = false;
             while let Ok(length @ 1..) = stream.read(&mut piece).await {
                 kept.lock().expect("whole").extend(&piece[..length]);
-                let had_head = head.windows(4).any(|window| window == b"\r\n\r\n");
                 head.extend(&piece[..length]);
-                if !had_head && head.windows(4).any(|window| window == b"\r\n\r\n") {
+                if !is_answered && message_length(&head).is_some() {
                     stream.write_all(answer.as_bytes()).await.expect("sent");
+                    is_answered = true;
                 }
             }
         }
@@ -203,14 +205,34 @@ pub(crate) async fn raw_server(answer: &'static str) -> (SocketAddr, Arc<Mutex<V
     (address.await, received)
 }
 
-/// Sends bytes to an address, ends that side, and returns all that comes back.
-pub(crate) async fn exchange(address: SocketAddr, bytes: &[u8]) -> String {
+/// Returns how long the first message is, if it is there with its body.
+fn message_length(bytes: &[u8]) -> Option<usize> {
+    let head_length = 4 + bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
+    let head = String::from_utf8_lossy(&bytes[..head_length]).into_owned();
+    let body_length = head.split_once("content-length: ").map(|(_, rest)| {
+        let digits = rest.split("\r\n").next().unwrap_or_default();
+        digits.parse::<usize>().expect("a length")
+    });
+    let length = head_length + body_length.unwrap_or(0);
+    (bytes.len() >= length).then_some(length)
+}
+
+/// Sends bytes to an address, and returns what comes back: so many responses, or fewer if the
+/// connection is closed.
+pub(crate) async fn exchange(address: SocketAddr, bytes: &[u8], responses: usize) -> String {
     let mut stream = TcpStream::connect(address).await.expect("connected");
     stream.write_all(bytes).await.expect("sent");
-    stream.shutdown().await.expect("ended");
     let mut answer = Vec::new();
-    // What came before a reset counts.
-    let _read = stream.read_to_end(&mut answer).await;
+    let mut whole = 0;
+    for _ in 0..responses {
+        while message_length(&answer[whole..]).is_none() {
+            // What came before a reset counts.
+            if !matches!(stream.read_buf(&mut answer).await, Ok(1..)) {
+                return String::from_utf8_lossy(&answer).into_owned();
+            }
+        }
+        whole += message_length(&answer[whole..]).expect("whole");
+    }
     String::from_utf8_lossy(&answer).into_owned()
 }
 
@@ -224,11 +246,20 @@ pub(crate) struct Told {
     pub(crate) rule: String,
 }
 
+/// How long something may take that is to happen at once.
+const WAIT: Duration = Duration::from_secs(20);
+
 /// Waits for the event of a request, which may come just after its response.
-pub(crate) fn told(records: &Receiver<Record>) -> Told {
-    let record = records
-        .recv_timeout(std::time::Duration::from_secs(10))
-        .expect("told");
+pub(crate) async fn told(records: &Receiver<Record>) -> Told {
+    let start = Instant::now();
+    let record = loop {
+        match records.try_recv() {
+            Ok(record) => break record,
+            Err(TryRecvError::Empty) if start.elapsed() < WAIT => tokio::task::yield_now().await,
+            Err(TryRecvError::Empty) => panic!("nothing was told in time"),
+            Err(TryRecvError::Disconnected) => panic!("nothing was told"),
+        }
+    };
     let Event::Request {
         host,
         path,

@@ -58,18 +58,14 @@ async fn look(relay: &mut Relay<'_>, host: &mut TcpStream) -> Result<Shown, End>
     let look = |bytes: &[u8], is_complete: bool| {
         let shown = inspector.push(&bytes[looked_at..]);
         looked_at = bytes.len();
-        shown.or_else(|| is_complete.then(|| inspector.give_up()))
+        shown.or_else(|| is_complete.then(|| inspector.finish()))
     };
     relay.hold(host, look).await
 }
 
 /// Judges the name of a TLS hello. A hello that is encrypted shows a name that means nothing.
 fn judge_hello(flow: &Flow, hello: &ClientHello) -> (Verdict, Option<Name>) {
-    let name = hello
-        .name
-        .as_deref()
-        .filter(|_| !hello.has_ech)
-        .and_then(|name| Name::from_ascii(name).ok());
+    let name = hello.name.clone().filter(|_| !hello.has_ech);
     let verdict = flow.judge_shown(name.as_ref());
     let shown = name.as_ref().map(|name| name.as_str().to_owned());
     flow.record_name("tls", shown, verdict.clone());

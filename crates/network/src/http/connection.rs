@@ -1,7 +1,6 @@
 //! One connection of a guest's, and what happens to each request on it.
 
 use std::convert::Infallible;
-use std::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,29 +8,29 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{
-    ALT_SVC, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, TE,
-    TRANSFER_ENCODING, UPGRADE,
+    ALT_SVC, CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode, Uri, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::sync::Semaphore;
 
-use super::body::{Body, BodyError, Keeping, Rewritten, Trailers, text};
+use super::body::{Body, Keeping, Rewritten, Trailers, text};
 use super::head::{self, BadRequest, RequestHead};
 use super::record::RequestRecord;
+use super::refusal::Refusal;
 use super::tunnel::Tunnel;
 use super::upstream::{
-    CONNECTION_WINDOW_BYTES, HttpVersion, STREAM_WINDOW_BYTES, Source, Upstream, UpstreamBody,
-    UpstreamError,
+    CONNECTION_WINDOW_BYTES, HttpVersion, SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES, ServerTls,
+    Source, Upstream, UpstreamBody,
 };
 use super::{Dial, RequestPolicy, Shared, Stream};
-use crate::intercept::UpstreamTls;
-use crate::secrets::{Exchange, MAX_REWRITTEN_BODY_BYTES, SecretRefused, is_compressed};
+use crate::secrets::{Exchange, MAX_REWRITTEN_BODY_BYTES, is_compressed};
 use crate::{EventSink, Name, Secrets};
 
 /// Largest head of a request in bytes. Large cookies and tokens fit.
-const MAX_HEAD_BYTES: usize = 64 * 1024;
+const MAX_HEAD_BYTES: u32 = 64 * 1024;
 
 /// How long a guest may take for a head, or keep a connection without a request.
 const HEAD_TIME: Duration = Duration::from_secs(120);
@@ -39,6 +38,9 @@ const HEAD_TIME: Duration = Duration::from_secs(120);
 /// Requests of one connection that go on at once in HTTP/2, at most (RFC 9113 §6.5.2 recommends no
 /// fewer).
 const MAX_STREAMS: u32 = 100;
+
+/// Bodies of requests that are held for one sandbox while secrets are put in, at most: 16 MiB.
+const MAX_HELD_BODIES: usize = 16;
 
 /// Why a guest's connection ended early.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +74,7 @@ impl HttpProxy {
             policy,
             events,
             secrets,
+            held_bodies: Arc::new(Semaphore::new(MAX_HELD_BODIES)),
         })
     }
 
@@ -108,19 +111,18 @@ impl HttpProxy {
     pub(crate) async fn serve_intercepted(
         &self,
         connection: GuestConnection,
-        host: Name,
+        server: ServerTls,
         version: HttpVersion,
         guest: impl Stream,
         dial: Arc<dyn Dial>,
-        tls: UpstreamTls,
     ) -> Result<(), HttpError> {
-        let source = Source::Tls(tls, host.clone(), version);
+        let host = server.host.clone();
         let connection = Connection {
             shared: self.0.clone(),
             connection,
             exchange: self.0.secrets.toward(&host),
             intercepted: Some(host),
-            upstream: Upstream::new(dial, source),
+            upstream: Upstream::new(dial, Source::Tls(server, version)),
             tunnel: Mutex::default(),
         };
         connection.serve(version, guest).await
@@ -138,67 +140,6 @@ struct Connection {
     tunnel: Mutex<Option<Tunnel>>,
 }
 
-/// Why the gateway answers a request itself.
-enum Refusal {
-    Bad(BadRequest),
-    Denied(String),
-    Secret(SecretRefused),
-    Body(BodyError),
-    Upstream(UpstreamError),
-}
-
-impl From<BadRequest> for Refusal {
-    fn from(bad: BadRequest) -> Self {
-        Self::Bad(bad)
-    }
-}
-
-impl From<SecretRefused> for Refusal {
-    fn from(refused: SecretRefused) -> Self {
-        Self::Secret(refused)
-    }
-}
-
-impl Refusal {
-    fn into_response(self) -> Response<Body> {
-        let (status, reason) = match self {
-            Self::Bad(bad) => {
-                let status = bad.status.canonical_reason().unwrap_or_default();
-                let status = status.to_ascii_lowercase();
-                (bad.status, format!("{status}: {}", bad.reason))
-            }
-            Self::Denied(rule) => (StatusCode::FORBIDDEN, format!("denied by smolvm: {rule}")),
-            Self::Secret(refused) | Self::Body(BodyError::Secret(refused)) => (
-                StatusCode::FORBIDDEN,
-                format!("denied by smolvm: {refused}"),
-            ),
-            Self::Body(BodyError::Sender(error)) => {
-                (StatusCode::BAD_REQUEST, format!("bad request: {error}"))
-            }
-            Self::Upstream(error) => {
-                let reason = format!("bad gateway: {}", chain(&error));
-                (StatusCode::BAD_GATEWAY, reason)
-            }
-        };
-        let mut response = Response::new(text(reason + "\n"));
-        *response.status_mut() = status;
-        let content_type = HeaderValue::from_static("text/plain; charset=utf-8");
-        response.headers_mut().insert(CONTENT_TYPE, content_type);
-        response
-    }
-}
-
-/// Returns an error with its causes, on one line.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text.replace(['\r', '\n'], " ")
-}
-
 impl Connection {
     async fn serve(self, version: HttpVersion, guest: impl Stream) -> Result<(), HttpError> {
         let this = Arc::new(self);
@@ -211,8 +152,7 @@ impl Connection {
         match version {
             HttpVersion::Http1 => {
                 let served = http1::Builder::new()
-                    .half_close(true)
-                    .max_buf_size(MAX_HEAD_BYTES)
+                    .max_buf_size(MAX_HEAD_BYTES as usize)
                     .timer(TokioTimer::new())
                     .header_read_timeout(HEAD_TIME)
                     .serve_connection(guest, service);
@@ -222,9 +162,10 @@ impl Connection {
                 let served = http2::Builder::new(TokioExecutor::new())
                     .timer(TokioTimer::new())
                     .max_concurrent_streams(MAX_STREAMS)
-                    .max_header_list_size(MAX_HEAD_BYTES as u32)
+                    .max_header_list_size(MAX_HEAD_BYTES)
                     .initial_stream_window_size(STREAM_WINDOW_BYTES)
                     .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+                    .max_send_buf_size(SEND_BUFFER_BYTES)
                     .serve_connection(guest, service);
                 served.await
             }
@@ -249,21 +190,15 @@ impl Connection {
             request.method().as_str(),
             request.uri().path(),
         );
-        let answered = match self.judge(&request, &mut record) {
-            Ok(uri) => {
-                let record = Arc::new(record);
-                let response = self.carry(request, uri, &record).await;
-                let response = response.unwrap_or_else(Refusal::into_response);
-                record.set_status(response.status());
-                response
-            }
-            Err(refusal) => {
-                let response = refusal.into_response();
-                record.set_status(response.status());
-                response
-            }
+        let judged = self.judge(&request, &mut record);
+        let record = Arc::new(record);
+        let answered = match judged {
+            Ok(uri) => self.carry(request, uri, &record).await,
+            Err(refusal) => Err(refusal),
         };
-        answered
+        let response = answered.unwrap_or_else(Refusal::into_response);
+        record.set_status(response.status());
+        response
     }
 
     /// Decides about a request, and returns its target with the authority.
@@ -384,11 +319,13 @@ impl Connection {
         if length.is_none() || is_long {
             return Ok(Keeping::new(rewritten, Arc::clone(record)).boxed_unsync());
         }
+        let permit = Arc::clone(&self.shared.held_bodies).acquire_owned().await;
         let whole = rewritten.collect().await.map_err(Refusal::Body)?;
         let trailers = whole.trailers().cloned();
         let whole = whole.to_bytes();
         headers.insert(CONTENT_LENGTH, HeaderValue::from(whole.len()));
-        Ok(whole_body(whole, trailers))
+        let body = whole_body(whole, trailers);
+        Ok(Keeping::new(body, (Arc::clone(record), permit)).boxed_unsync())
     }
 
     /// Returns a server's response as the guest gets it.

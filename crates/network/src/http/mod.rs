@@ -10,12 +10,13 @@
 //! * `body`: bodies on their way through,
 //! * `upstream`: connections to the server,
 //! * `tunnel`: WebSockets,
-//! * `record`: what the log tells of a request.
+//! * `record`: what the log tells of a request, and `refusal` what the guest is told.
 //!
 //! No byte of a guest's head reaches a server. hyper reads it, and hyper writes another from what
 //! it understood: one `Host`, which is the one that was judged, and one framing. So a server sees
 //! the same requests as the policy, whatever the guest sends. Where `Transfer-Encoding` and
-//! `Content-Length` are both there, chunks count, and no length is sent on (RFC 9112 §6.3).
+//! `Content-Length` are both there, chunks count, no length is sent on, and the connection ends with
+//! the response (RFC 9112 §6.3). A guest that ends its side of a connection ends its requests.
 //!
 //! Informational responses are not passed on, but for 100, which the gateway gives itself, and 101.
 
@@ -23,6 +24,7 @@ mod body;
 mod connection;
 mod head;
 mod record;
+mod refusal;
 mod tunnel;
 mod upstream;
 
@@ -37,7 +39,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use connection::{GuestConnection, HttpError, HttpProxy};
 pub use head::{RequestHead, RequestHost};
-pub(crate) use upstream::HttpVersion;
+pub(crate) use upstream::{HttpVersion, ServerTls};
 
 use crate::Verdict;
 
@@ -68,4 +70,6 @@ pub(crate) struct Shared {
     pub(crate) policy: Arc<dyn RequestPolicy>,
     pub(crate) events: crate::EventSink,
     pub(crate) secrets: crate::Secrets,
+    /// Bodies that may be held in memory at once; the others wait.
+    pub(crate) held_bodies: Arc<tokio::sync::Semaphore>,
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::{TrySendError, http1, http2};
-use hyper::header::{CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING};
+use hyper::header::{CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING};
 use hyper::{Request, Response, StatusCode, Uri, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io;
@@ -44,6 +44,9 @@ pub(super) const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 /// Window of a connection in HTTP/2, in bytes.
 pub(super) const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 
+/// What waits to be sent on a stream of HTTP/2, in bytes.
+pub(super) const SEND_BUFFER_BYTES: usize = 64 * 1024;
+
 /// Why there is no response.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum UpstreamError {
@@ -69,9 +72,17 @@ pub(crate) enum HttpVersion {
 pub(super) enum Source {
     /// Without TLS, in the version that the guest speaks.
     Plain(HttpVersion),
-    /// With TLS to this name; in HTTP/1 if the guest speaks that, otherwise in what the server
+    /// With TLS; in HTTP/1 if the guest speaks that, otherwise in what the server
     /// chooses.
-    Tls(UpstreamTls, Name, HttpVersion),
+    Tls(ServerTls, HttpVersion),
+}
+
+/// A server that TLS is spoken with.
+pub(crate) struct ServerTls {
+    /// Its name, which its certificate must be for.
+    pub(crate) host: Name,
+    /// How it is trusted.
+    pub(crate) tls: UpstreamTls,
 }
 
 /// The host's side of one connection of the guest's.
@@ -140,9 +151,9 @@ impl Upstream {
         let stream = self.dial.dial().await.map_err(UpstreamError::Connect)?;
         let (stream, version): (BoxStream, _) = match &self.source {
             Source::Plain(version) => (stream, *version),
-            Source::Tls(tls, name, guests) => {
+            Source::Tls(server, guests) => {
                 let offered = self.version.get().unwrap_or(guests);
-                let (stream, version) = tls.connect(name, stream, *offered).await?;
+                let (stream, version) = server.tls.connect(&server.host, stream, *offered).await?;
                 (Box::new(stream), version)
             }
         };
@@ -166,6 +177,7 @@ impl Upstream {
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_send_buf_size(SEND_BUFFER_BYTES)
             .handshake(TokioIo::new(stream))
             .await?;
         self.drive(connection);
@@ -273,6 +285,7 @@ fn for_http1(mut request: Request<Body>) -> Request<Body> {
             *request.uri_mut() = Uri::from(path);
         }
     }
+    join_cookies(request.headers_mut());
     let has_length = request.headers().contains_key(CONTENT_LENGTH);
     if !has_length && !request.body().is_end_stream() {
         // hyper leaves the body of a GET out if nothing says that there is one.
@@ -280,6 +293,21 @@ fn for_http1(mut request: Request<Body>) -> Request<Body> {
         request.headers_mut().insert(TRANSFER_ENCODING, chunked);
     }
     request
+}
+
+/// Makes one field of cookies, which HTTP/2 may split (RFC 9113 §8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let cookies: Vec<_> = headers
+        .get_all(COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    if cookies.len() > 1
+        && let Ok(mut cookie) = HeaderValue::from_bytes(&cookies.join(&b"; "[..]))
+    {
+        cookie.set_sensitive(true);
+        headers.insert(COOKIE, cookie);
+    }
 }
 
 fn for_http2(mut request: Request<Body>) -> Request<Body> {

@@ -4,9 +4,8 @@
 //! `rand` and `nom`, and rustls does not tell of Encrypted Client Hello. What is needed is small,
 //! and a test compares it with rustls.
 
-use std::net::IpAddr;
-
 use super::Shown;
+use crate::Name;
 
 /// Length of a record's header: type, version and length.
 const RECORD_HEADER_BYTES: usize = 5;
@@ -39,14 +38,11 @@ const EXTENSION_ECH: u16 = 0xfe0d;
 /// `encrypted_server_name`, which was there before ECH (draft-ietf-tls-esni-06 §10.1).
 const EXTENSION_ESNI: u16 = 0xffce;
 
-/// Longest name of a host, without the final dot (RFC 1035 §2.3.4).
-const MAX_NAME_BYTES: usize = 253;
-
 /// What a `ClientHello` shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClientHello {
-    /// The server's name, in lower case without a final dot.
-    pub name: Option<String>,
+    /// The server's name.
+    pub name: Option<Name>,
     /// Whether there is an Encrypted Client Hello, so that the name may not be the one that is
     /// meant. Some clients send a meaningless one always (RFC 9849 §6.2), which looks the same.
     pub has_ech: bool,
@@ -238,24 +234,18 @@ fn read_hello(body: &[u8]) -> Result<ClientHello, &'static str> {
 }
 
 /// Reads the one name of a `ServerNameList` (RFC 6066 §3).
-fn read_server_name(mut extension: Cursor<'_>) -> Result<String, &'static str> {
+fn read_server_name(mut extension: Cursor<'_>) -> Result<Name, &'static str> {
     let mut names = extension.vector16()?;
     let kind = names.u8()?;
     let name = names.vector16()?;
     if kind != 0 || !names.is_empty() || !extension.is_empty() {
         return Err("TLS hello with another list of names than one host's");
     }
-    let name = name.0.strip_suffix(b".").unwrap_or(name.0);
-    let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
-    if name.is_empty() || name.len() > MAX_NAME_BYTES || !name.iter().all(is_name) {
-        return Err("server name in the TLS hello is not a host's name");
-    }
-    let name = String::from_utf8_lossy(name).to_ascii_lowercase();
-    if name.parse::<IpAddr>().is_ok() {
-        // RFC 6066 §3: literal addresses are not permitted.
-        return Err("server name in the TLS hello is an address");
-    }
-    Ok(name)
+    // RFC 6066 §3: a literal address is not permitted either.
+    str::from_utf8(name.0)
+        .ok()
+        .and_then(|name| Name::from_ascii(name).ok())
+        .ok_or("server name in the TLS hello is not a host's name")
 }
 
 /// Reads a `ProtocolNameList` (RFC 7301 §3.1).

@@ -1,12 +1,14 @@
 //! What name does a connection show? Decided from the first bytes that the guest's client sends.
 //!
 //! ```text
-//!   guest's side --peek--> Shown + the bytes read so far --Replayed--> proxy, interceptor or relay
+//!   guest's first bytes, piece by piece --Inspector--> Shown
 //! ```
 //!
 //! * `client_hello` collects and reads a TLS `ClientHello`,
-//! * `first_line` tells HTTP from other text,
-//! * `replay` plays the bytes again that were read to decide.
+//! * `first_line` tells HTTP from other text.
+//!
+//! Nothing is decided by time: whoever holds the bytes back lets the server speak meanwhile, so
+//! that a client that waits for its server has all the time it likes.
 //!
 //! A guest may lie here, and what it wins by a lie is bounded by the address it may reach anyway.
 //! So the reading is strict where servers are lenient: what some server could take for TLS or HTTP
@@ -14,32 +16,16 @@
 
 mod client_hello;
 mod first_line;
-mod replay;
 
 #[cfg(test)]
 mod tests;
 
-use std::io;
-use std::time::Duration;
-
-use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt as _};
-use tokio::time::{Instant, timeout_at};
+use bytes::BytesMut;
 
 pub use client_hello::ClientHello;
-pub use replay::Replayed;
 
 use client_hello::HelloReader;
 use first_line::read_first_line;
-
-/// How long a client may be silent before it is taken for one that waits for its server.
-///
-/// Clients of SSH, SMTP and the like wait for a greeting, and each of their connections is late by
-/// this much. TLS and HTTP clients write as soon as they are connected, on the same machine.
-pub const DEFAULT_PATIENCE: Duration = Duration::from_millis(500);
-
-/// Time in which a client that has begun to write must have shown what it speaks.
-const DECISION_TIME: Duration = Duration::from_secs(10);
 
 /// Bytes that are read before a decision, at most.
 ///
@@ -58,20 +44,10 @@ pub enum Shown {
     Http2,
     /// Something else, which shows no name.
     Opaque,
-    /// Nothing: the client waits for its server to speak first, or has closed its side. What it
-    /// sends later must be looked at when it comes, or silence would be a way around this.
+    /// Nothing: the client has closed its side without a word.
     Silent,
     /// What some server may take for TLS or HTTP, but is not well formed.
     Malformed(&'static str),
-}
-
-/// What was shown, and the bytes that were read to know it.
-#[derive(Clone, Debug)]
-pub struct Peeked {
-    /// What was shown.
-    pub shown: Shown,
-    /// What was read; to be played again by [`Replayed`].
-    pub first: Bytes,
 }
 
 /// Decides from first bytes that come piece by piece.
@@ -103,12 +79,16 @@ impl Inspector {
         shown
     }
 
-    /// Returns what is shown when no more bytes come.
-    pub(crate) fn give_up(&self) -> Shown {
+    /// Returns what is shown when no more bytes will ever come.
+    #[must_use]
+    pub fn finish(&self) -> Shown {
         if self.first.is_empty() {
             Shown::Silent
+        } else if self.hello.is_some() {
+            Shown::Malformed("TLS hello ends too early")
         } else {
-            Shown::Malformed("first line or hello is not complete in time")
+            // No server takes a part of a line for a request.
+            Shown::Opaque
         }
     }
 }
@@ -117,33 +97,4 @@ impl Inspector {
 /// OpenSSL still takes from clients.
 fn is_tls_record(first_byte: u8) -> bool {
     matches!(first_byte, 20..=24 | 0x80..=0x8f)
-}
-
-/// Reads from a client until it is decided what it shows; a client that is silent for `patience`
-/// is [`Shown::Silent`].
-///
-/// # Errors
-///
-/// When the stream fails.
-pub async fn peek(stream: &mut (impl AsyncRead + Unpin), patience: Duration) -> io::Result<Peeked> {
-    let mut inspector = Inspector::default();
-    let mut piece = BytesMut::with_capacity(4096);
-    let mut deadline = Instant::now() + patience;
-    let shown = loop {
-        piece.clear();
-        let read = timeout_at(deadline, stream.read_buf(&mut piece)).await;
-        if read.unwrap_or(Ok(0))? == 0 {
-            break inspector.give_up();
-        }
-        if inspector.first.is_empty() {
-            deadline = Instant::now() + DECISION_TIME;
-        }
-        if let Some(shown) = inspector.push(&piece) {
-            break shown;
-        }
-    };
-    Ok(Peeked {
-        shown,
-        first: inspector.first.freeze(),
-    })
 }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use rustls::pki_types::ServerName;
-use tokio::io::AsyncWriteExt as _;
 
 use super::*;
+use crate::Name;
 
 /// Returns the first flight of rustls for a name.
 fn rustls_hello(name: &str, alpn: &[&str]) -> Vec<u8> {
@@ -52,6 +52,10 @@ fn hello_with(extensions: &[(u16, &[u8])]) -> Vec<u8> {
     in_records(&message, 16_384)
 }
 
+fn name(text: &str) -> Name {
+    Name::from_ascii(text).expect("a name")
+}
+
 fn server_name(name: &[u8]) -> Vec<u8> {
     let length = |extra: usize| {
         let length = u16::try_from(name.len() + extra).expect("short");
@@ -80,7 +84,7 @@ fn malformed(bytes: &[u8]) -> &'static str {
 fn hello_of_rustls_shows_its_name_and_protocols() {
     let hello = rustls_hello("api.Example.com", &["h2", "http/1.1"]);
     let shown = Shown::Tls(ClientHello {
-        name: Some("api.example.com".to_owned()),
+        name: Some(name("api.example.com")),
         has_ech: false,
         alpn: vec![b"h2".to_vec(), b"http/1.1".to_vec()],
     });
@@ -105,7 +109,7 @@ fn hello_without_name_or_with_encrypted_hello_is_told() {
     assert_eq!(
         shown_at_once(&with_ech),
         Some(Shown::Tls(ClientHello {
-            name: Some("front.example".to_owned()),
+            name: Some(name("front.example")),
             has_ech: true,
             alpn: Vec::new(),
         }))
@@ -118,7 +122,7 @@ fn final_dot_of_a_server_name_is_no_part_of_it() {
     else {
         panic!("no hello");
     };
-    assert_eq!(hello.name.as_deref(), Some("a.example"));
+    assert_eq!(hello.name, Some(name("a.example")));
 }
 
 #[test]
@@ -138,7 +142,7 @@ fn ambiguous_hellos_are_malformed() {
     );
     assert_eq!(
         malformed(&hello_with(&[(0, &server_name(b"192.0.2.1"))])),
-        "server name in the TLS hello is an address"
+        "server name in the TLS hello is not a host's name"
     );
 
     let mut after = hello_with(&[(0, &name)]);
@@ -242,35 +246,20 @@ fn undecided_bytes_wait_for_more() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn silent_client_is_told_after_patience_and_a_late_one_is_not_opaque() {
-    let (mut client, mut gateway) = tokio::io::duplex(1024);
-    let silent = peek(&mut gateway, DEFAULT_PATIENCE).await.expect("peeked");
-    assert_eq!((silent.shown, silent.first.len()), (Shown::Silent, 0));
-
-    client.write_all(b"GE").await.expect("sent");
-    let late = peek(&mut gateway, DEFAULT_PATIENCE).await.expect("peeked");
-    assert_eq!(
-        late.shown,
-        Shown::Malformed("first line or hello is not complete in time")
-    );
-    assert_eq!(late.first, "GE");
-}
-
-#[tokio::test]
-async fn replayed_stream_begins_with_what_was_peeked() {
-    let (mut client, mut gateway) = tokio::io::duplex(1024);
-    client.write_all(b"GET / HTTP/1.1\r\n").await.expect("sent");
-    let peeked = peek(&mut gateway, DEFAULT_PATIENCE).await.expect("peeked");
-    assert_eq!(peeked.shown, Shown::Http);
-    client.write_all(b"Host: a\r\n\r\n").await.expect("sent");
-    drop(client);
-    let mut text = String::new();
-    Replayed::new(peeked.first, gateway)
-        .read_to_string(&mut text)
-        .await
-        .expect("read");
-    assert_eq!(text, "GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+#[test]
+fn client_that_ends_early_has_shown_what_it_sent() {
+    for (sent, shown) in [
+        (&b""[..], Shown::Silent),
+        (b"hi", Shown::Opaque),
+        (
+            b"\x16\x03\x01",
+            Shown::Malformed("TLS hello ends too early"),
+        ),
+    ] {
+        let mut inspector = Inspector::default();
+        let at_once = inspector.push(sent);
+        assert_eq!(at_once.unwrap_or_else(|| inspector.finish()), shown);
+    }
 }
 
 /// Bytes near what is understood, so that more than the first branches are reached.
@@ -307,9 +296,9 @@ proptest! {
         let mut acceptor = rustls::server::Acceptor::default();
         acceptor.read_tls(&mut bytes.as_slice()).expect("read from memory");
         if let Ok(Some(accepted)) = acceptor.accept() {
-            let name = accepted.client_hello().server_name().map(str::to_ascii_lowercase);
+            let shown_name = accepted.client_hello().server_name().map(name);
             match shown_at_once(&bytes) {
-                Some(Shown::Tls(hello)) => prop_assert_eq!(hello.name, name),
+                Some(Shown::Tls(hello)) => prop_assert_eq!(hello.name, shown_name),
                 shown => prop_assert!(matches!(shown, Some(Shown::Malformed(_))), "{shown:?}"),
             }
         }

@@ -12,7 +12,7 @@ use crate::Name;
 
 /// Hosts that are kept, at most. A guest chooses the names below a wildcard; each takes about
 /// 10 KiB.
-const MAX_LEAVES: usize = 128;
+pub(super) const MAX_LEAVES: usize = 128;
 
 /// Age at which a certificate is made anew; well within its time.
 const MAX_AGE: Duration = Duration::from_hours(24);
@@ -52,6 +52,11 @@ impl Leaves {
         }
         made.insert(host.clone(), (Instant::now(), Arc::clone(&config)));
         Ok(config)
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.made.lock().expect("whole").len()
     }
 
     fn make(&self, host: &Name) -> Result<ServerConfig, AuthorityError> {

@@ -18,15 +18,20 @@ mod tests;
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 pub use authority::{Authority, AuthorityError};
 pub use upstream_tls::{RootsError, UpstreamTls, UpstreamTlsError};
 
 use crate::Name;
-use crate::http::{Dial, GuestConnection, HttpError, HttpProxy, HttpVersion, Stream};
+use crate::http::{Dial, GuestConnection, HttpError, HttpProxy, HttpVersion, ServerTls, Stream};
 use leaves::Leaves;
+
+/// How long the other side may take to agree on TLS. Slow servers take a second.
+const HANDSHAKE_TIME: Duration = Duration::from_secs(30);
 
 /// HTTP/2 in TLS (RFC 9113 §3.2).
 const ALPN_HTTP2: &[u8] = b"h2";
@@ -110,9 +115,9 @@ impl Interceptor {
                 host: host.clone(),
                 source,
             })?;
-        let guest = TlsAcceptor::from(config)
-            .accept(guest)
-            .await
+        let accepted = timeout(HANDSHAKE_TIME, TlsAcceptor::from(config).accept(guest)).await;
+        let guest = accepted
+            .unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()))
             .map_err(InterceptError::Guest)?;
         let (_, tls) = guest.get_ref();
         let shown = tls.server_name().map(Name::from_ascii);
@@ -125,8 +130,9 @@ impl Interceptor {
             HttpVersion::Http1
         };
         let tls = self.tls.clone();
+        let server = ServerTls { host, tls };
         self.proxy
-            .serve_intercepted(connection, host, version, guest, dial, tls)
+            .serve_intercepted(connection, server, version, guest, dial)
             .await?;
         Ok(())
     }

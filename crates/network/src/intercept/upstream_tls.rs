@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use rustls::pki_types::{CertificateDer, InvalidDnsNameError, ServerName};
 use rustls::{ClientConfig, RootCertStore};
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::{ALPN_HTTP1, ALPN_HTTP2};
+use super::{ALPN_HTTP1, ALPN_HTTP2, HANDSHAKE_TIME};
 use crate::Name;
 use crate::http::{BoxStream, HttpVersion};
 
@@ -120,9 +121,10 @@ impl UpstreamTls {
                 host: host.clone(),
                 source,
             })?;
-        let stream = TlsConnector::from(Arc::clone(config))
-            .connect(name, stream)
+        let connecting = TlsConnector::from(Arc::clone(config)).connect(name, stream);
+        let stream = timeout(HANDSHAKE_TIME, connecting)
             .await
+            .unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()))
             .map_err(|source| UpstreamTlsError::Handshake {
                 host: host.clone(),
                 source,

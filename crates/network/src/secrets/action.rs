@@ -1,5 +1,6 @@
 //! What is done with a text that was found.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -93,7 +94,7 @@ impl Action {
                 name: Arc::clone(name),
                 reason: "the body is too long to put it in",
             }),
-            Self::Put { name, value } => Ok((encode(value, form), Some(Arc::clone(name)))),
+            Self::Put { name, value } => Ok((encode(value, form).into(), Some(Arc::clone(name)))),
             Self::Hide { placeholder, .. } if form == Form::Header => {
                 Ok((Bytes::copy_from_slice(placeholder.as_bytes()), None))
             }
@@ -102,10 +103,17 @@ impl Action {
     }
 }
 
-fn encode(value: &str, form: Form) -> Bytes {
+fn encode(value: &str, form: Form) -> String {
     match form {
-        Form::Percent => utf8_percent_encode(value, RESERVED).to_string().into(),
-        Form::Json => value.replace('\\', "\\\\").replace('"', "\\\"").into(),
-        Form::Header | Form::Raw | Form::Refused => Bytes::copy_from_slice(value.as_bytes()),
+        Form::Percent => utf8_percent_encode(value, RESERVED).to_string(),
+        Form::Json => value.replace('\\', "\\\\").replace('"', "\\\""),
+        Form::Header | Form::Raw | Form::Refused => value.to_owned(),
     }
+}
+
+/// Returns the different ways in which a value may be written.
+pub(super) fn spellings(value: &str) -> impl Iterator<Item = String> + use<> {
+    let forms = [Form::Raw, Form::Percent, Form::Json];
+    let spellings: BTreeSet<String> = forms.map(|form| encode(value, form)).into();
+    spellings.into_iter()
 }

@@ -6,7 +6,7 @@ use base64ct::{Base64, Base64Unpadded, Encoding as _};
 use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE};
 use hyper::{HeaderMap, header::HeaderValue};
 
-use super::action::{Action, Form, SecretRefused};
+use super::action::{Action, Form, SecretRefused, spellings};
 use super::findings::Findings;
 use super::needles::Needles;
 use super::rewriter::Rewriter;
@@ -45,12 +45,14 @@ impl Exchange {
             };
             (secret.placeholder().to_owned(), action)
         });
-        let responses = secrets.iter().filter(is_for).map(|secret| {
-            let action = Action::Hide {
-                placeholder: secret.placeholder().into(),
-                value_bytes: secret.shared_value().len(),
-            };
-            (secret.shared_value().to_string(), action)
+        let responses = secrets.iter().filter(is_for).flat_map(|secret| {
+            spellings(&secret.shared_value()).map(|value| {
+                let action = Action::Hide {
+                    placeholder: secret.placeholder().into(),
+                    value_bytes: value.len(),
+                };
+                (value, action)
+            })
         });
         Self {
             requests: Arc::new(Needles::new(requests)),

@@ -25,8 +25,8 @@
 //!
 //! In responses of a secret's host, where it may be echoed: the value becomes the placeholder in
 //! headers, and asterisks of the same length in bodies, so that their length stays. The host is
-//! asked not to compress. A value that is echoed in another form, such as base64, passes: a secret's
-//! host is trusted not to hand it out.
+//! asked not to compress. A value that is echoed in base64 passes: a secret's host is trusted not
+//! to hand it out.
 
 mod action;
 mod exchange;

@@ -200,10 +200,16 @@ fn echoed_value_is_hidden_from_the_guest() {
         format!("Bearer {placeholder}").as_str()
     );
 
-    let body = format!("you sent {VALUE}!");
-    let hidden = in_pieces(exchange.hide_in_body(), body.as_bytes(), 4).expect("never refused");
-    let expected = format!("you sent {}!", "*".repeat(VALUE.len()));
-    assert_eq!(String::from_utf8(hidden).expect("text"), expected);
+    for spelling in [
+        VALUE,
+        "sk-live%2F%220123456789%22",
+        "sk-live/\\\"0123456789\\\"",
+    ] {
+        let body = format!("you sent {spelling}!");
+        let hidden = in_pieces(exchange.hide_in_body(), body.as_bytes(), 4);
+        let expected = format!("you sent {}!", "*".repeat(spelling.len()));
+        assert_eq!(hidden.expect("never refused"), expected.into_bytes());
+    }
 }
 
 #[test]

@@ -21,10 +21,11 @@ use crate::{ErrorKind, Sandbox, SandboxSpec};
 pub const GATEWAY_MAC: [u8; 6] = [0x02, b's', b'm', b'o', b'l', b'g'];
 
 /// The IPv4 address that stands for the host's loopback: what `host.smolvm.internal` resolves to.
-pub const HOST_IPV4: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 254);
+/// It is outside the link, so that the guest hands packets to it to the gateway unasked.
+pub const HOST_IPV4: Ipv4Addr = Ipv4Addr::new(172, 16, 255, 254);
 
-/// The IPv6 address that stands for the host's loopback.
-pub const HOST_IPV6: Ipv6Addr = Ipv6Addr::new(0xfd73, 0x6d6f, 0x6c76, 0, 0, 0, 0, 0xfe);
+/// The IPv6 address that stands for the host's loopback; outside the link, too.
+pub const HOST_IPV6: Ipv6Addr = Ipv6Addr::new(0xfd73, 0x6d6f, 0x6c76, 0xffff, 0, 0, 0, 0xfe);
 
 /// Hardware address of the guest. Its first byte says that nobody administers it but us (IEEE
 /// 802, "locally administered"); the rest spells `smolv`.

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Mutex;
 
+use rustix::process::{Resource, getrlimit, setrlimit};
 use smolvm_sandbox::supervisor::{Inherited, SupervisorLog, supervise};
 use smolvm_sandbox::sys;
 use tracing::level_filters::LevelFilter;
@@ -63,6 +64,7 @@ fn inherit(
 fn run(inherited: Inherited) -> Result<(), Box<dyn std::error::Error>> {
     // A leader of a process group already, where a shell with job control started it by hand.
     let _leads_already = rustix::process::setsid();
+    raise_descriptor_limit();
     let lease = take_lease()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -77,6 +79,15 @@ fn run(inherited: Inherited) -> Result<(), Box<dyn std::error::Error>> {
 
 /// Takes the lease from standard input, and leaves `/dev/null` there: the client sees the end of
 /// the lease when its last copy is closed.
+/// Allows as many open files as the host allows: each connection of the guest's network is one,
+/// and the usual limit of 1,024 is there for programs that use select(2).
+fn raise_descriptor_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // With the usual limit, a busy guest is refused connections, which the log tells.
+    let _unchanged = setrlimit(Resource::Nofile, limit);
+}
+
 fn take_lease() -> io::Result<std::os::unix::net::UnixStream> {
     let lease = io::stdin().as_fd().try_clone_to_owned()?;
     let nothing = OwnedFd::from(File::open("/dev/null")?);

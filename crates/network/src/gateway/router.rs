@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use smoltcp::wire::{EthernetFrame, EthernetProtocol};
+use smoltcp::wire::{EthernetFrame, EthernetProtocol, Ipv6Address, Ipv6Packet};
 use tokio::io::AsyncRead;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
@@ -114,6 +114,9 @@ impl Router {
     }
 
     fn route_packet(&mut self, frame: Bytes) -> Result<(), DropReason> {
+        if is_group_report(&frame[ETHERNET_BYTES..]) {
+            return Ok(());
+        }
         let packet = Packet::parse(frame.slice(ETHERNET_BYTES..))?;
         let (source, destination) = (packet.source.ip(), packet.destination.ip());
         let is_discovery = matches!(packet.content, Content::Icmp(_))
@@ -264,6 +267,15 @@ fn key_of(packet: &Packet) -> Result<FlowKey, DropReason> {
         source,
         destination: packet.destination,
     })
+}
+
+/// Whether a packet tells routers of multicast groups that the guest is in, which every IPv6 guest
+/// does when it boots: to ff02::16, behind an extension header (RFC 3810 §5.2.14). There are no
+/// groups here.
+fn is_group_report(packet: &[u8]) -> bool {
+    const ROUTERS: Ipv6Address = Ipv6Address::new(0xff02, 0, 0, 0, 0, 0, 0, 0x16);
+    Ipv6Packet::new_checked(packet)
+        .is_ok_and(|packet| packet.version() == 6 && packet.dst_addr() == ROUTERS)
 }
 
 /// Whether `address` is one of its link only (RFC 4291 §2.5.6), or none at all.

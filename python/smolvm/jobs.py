@@ -11,7 +11,6 @@ in the guest. Any process may attach to it by name and say, with a cursor, how m
 
 from __future__ import annotations
 
-import threading
 from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -89,6 +88,8 @@ class AttachedJob(_Attached):
     """A job that is listened to. Iterating gives its output until it has ended."""
 
     def __init__(self, native: _native.AttachedJob, cursor: int) -> None:
+        import threading
+
         super().__init__(native, cursor)
         self._lock = threading.Lock()
 

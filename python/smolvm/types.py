@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from smolvm import _native
 from smolvm.exceptions import ValidationError
+from smolvm.record import Record
 from smolvm.unavailable import (
     BrowserSessionConfig,
     BrowserSessionInfo,
@@ -67,8 +67,7 @@ class GuestOS(_Name):
     UBUNTU = "ubuntu"
 
 
-@dataclass(frozen=True)
-class CommandResult:
+class CommandResult(Record):
     """How a command ended, and what it wrote."""
 
     exit_code: int
@@ -88,13 +87,8 @@ class CommandResult:
         """What the command wrote to its standard output, without white space around it."""
         return self.stdout.strip()
 
-    def model_dump(self) -> dict[str, Any]:
-        """Returns the fields as a dictionary."""
-        return asdict(self)
 
-
-@dataclass(frozen=True)
-class ProcessExit:
+class ProcessExit(Record):
     """How a running command ended."""
 
     #: ``exited``, ``signalled``, ``timed_out``, ``out_of_memory``, ``killed``,
@@ -109,7 +103,7 @@ class ProcessExit:
     #: Why the guest died, of ``guest_died``.
     message: str | None = None
     #: The last lines of a dead guest's console.
-    console_tail: list[str] = field(default_factory=list)
+    console_tail: list[str] = []
 
     @property
     def ok(self) -> bool:
@@ -117,8 +111,7 @@ class ProcessExit:
         return self.reason == "exited" and self.exit_code == 0
 
 
-@dataclass(frozen=True)
-class JobStatus:
+class JobStatus(Record):
     """How a job is."""
 
     name: str
@@ -132,8 +125,7 @@ class JobStatus:
     written_bytes: int
 
 
-@dataclass(frozen=True)
-class JobOutput:
+class JobOutput(Record):
     """A piece of what a job wrote, or word of what is not kept any more."""
 
     #: ``stdout``, ``stderr`` or ``lost``.
@@ -146,8 +138,7 @@ class JobOutput:
     cursor: int
 
 
-@dataclass(frozen=True)
-class FileInfo:
+class FileInfo(Record):
     """What a file of the guest is."""
 
     #: Its name in its directory; ``None`` for one that was asked for by its path.
@@ -163,8 +154,7 @@ class FileInfo:
     target: str | None
 
 
-@dataclass(frozen=True)
-class NetworkConfig:
+class NetworkConfig(Record):
     """Addresses of a guest. Guests are reached through their agent, so all may be absent."""
 
     guest_ip: str | None = None
@@ -175,8 +165,7 @@ class NetworkConfig:
     ssh_host_port: int | None = None
 
 
-@dataclass(frozen=True)
-class PortForward:
+class PortForward(Record):
     """A port of the guest, reachable on one of the host's loopback address."""
 
     host_port: int
@@ -185,11 +174,9 @@ class PortForward:
 
 
 _ALIASES = {"memory": "mem_size_mib", "disk_size": "disk_size_mib", "guest_os": "os"}
-_PATHS = ("kernel_path", "rootfs_path", "initrd_path")
 
 
-@dataclass(frozen=True, init=False)
-class VMConfig:
+class VMConfig(Record):
     """A sandbox as asked for.
 
     Everything is optional. ``memory``, ``disk_size`` and ``guest_os`` are other names of
@@ -206,22 +193,22 @@ class VMConfig:
     kernel_path: Path | None = None
     rootfs_path: Path | None = None
     initrd_path: Path | None = None
-    extra_drives: list[Path] = field(default_factory=list)
+    extra_drives: list[Path] = []
     boot_args: str = "console=ttyS0 reboot=k panic=1 pci=off"
     ssh_capable: bool = False
     backend: str | None = None
     disk_mode: str = "isolated"
     retain_disk_on_delete: bool = False
-    env_vars: dict[str, str] = field(default_factory=dict)
-    labels: dict[str, str] = field(default_factory=dict)
+    env_vars: dict[str, str] = {}
+    labels: dict[str, str] = {}
     idle_timeout: float | None = None
     max_lifetime: float | None = None
     max_processes: int | None = None
     network_rate_limit_mbps: int | None = None
-    port_forwards: list[PortForward] = field(default_factory=list)
+    port_forwards: list[PortForward] = []
 
     def __init__(self, **given: Any) -> None:
-        values = _defaults()
+        values = dict(self._defaults)
         for name, value in given.items():
             name = _ALIASES.get(name, name)
             if name not in values:
@@ -229,7 +216,8 @@ class VMConfig:
                 continue
             values[name] = value
         for name, value in values.items():
-            object.__setattr__(self, name, _CHECKS.get(name, _as_it_is)(name, value))
+            values[name] = _CHECKS[name](name, value)
+        self._fill(**values)
         _native.check_vm_sizes(self.vcpu_count, self.mem_size_mib, self.disk_size_mib)
         _native.check_vm_times(self.idle_timeout, self.max_lifetime)
 
@@ -242,25 +230,6 @@ class VMConfig:
     def disk_size(self) -> int | None:
         """Size of the writable disk in MiB."""
         return self.disk_size_mib
-
-    def model_dump(self) -> dict[str, Any]:
-        """Returns the fields as a dictionary."""
-        return asdict(self)
-
-
-def _defaults() -> dict[str, Any]:
-    values = {entry.name: entry.default for entry in fields(VMConfig)}
-    empty: dict[str, Any] = {
-        "extra_drives": [],
-        "env_vars": {},
-        "labels": {},
-        "port_forwards": [],
-    }
-    return {**values, **empty}
-
-
-def _as_it_is(_name: str, value: Any) -> Any:
-    return value
 
 
 def _name(name: str, value: Any) -> str | None:
@@ -420,8 +389,7 @@ _CHECKS: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True)
-class VMInfo:
+class VMInfo(Record):
     """What is known of a sandbox."""
 
     vm_id: str

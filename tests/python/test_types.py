@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import importlib
+import inspect
 import pickle
 from pathlib import Path
 
 import pytest
 
 import smolvm
-from smolvm import SmolVM, SmolVMError, ValidationError, VMConfig
+from smolvm import (
+    CommandResult,
+    PortForward,
+    ProcessExit,
+    SmolVM,
+    SmolVMError,
+    ValidationError,
+    VMConfig,
+    VMInfo,
+    VMState,
+)
 from smolvm.exceptions import (
     CommandExecutionUnavailableError,
     OperationTimeoutError,
@@ -95,6 +108,72 @@ def test_exceptions_survive_pickling(error: SmolVMError) -> None:
     assert type(copy) is type(error)
     assert copy.__dict__ == error.__dict__
     assert str(copy) == str(error)
+
+
+def test_values_are_compared_by_their_fields() -> None:
+    assert CommandResult(0, "a", "") == CommandResult(exit_code=0, stdout="a", stderr="")
+    assert CommandResult(0, "a", "") != CommandResult(0, "b", "")
+    assert PortForward(1, 2) != (1, 2, "127.0.0.1")
+    assert len({PortForward(1, 2), PortForward(1, 2), PortForward(2, 1)}) == 2
+
+
+def test_value_shows_its_fields() -> None:
+    shown = "PortForward(host_port=1, guest_port=2, host_address='127.0.0.1')"
+    assert repr(PortForward(1, 2)) == shown
+
+
+def test_values_do_not_change() -> None:
+    result = CommandResult(0, "", "")
+    with pytest.raises(dataclasses.FrozenInstanceError, match="assign to field 'exit_code'"):
+        result.exit_code = 1  # type: ignore[misc]
+    with pytest.raises(AttributeError, match="delete field 'stdout'"):
+        del result.stdout
+    assert result == CommandResult(0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("fields", "wrong"),
+    [
+        ({}, "missing 2 required positional arguments: 'host_port' and 'guest_port'"),
+        ({"host_port": 1, "guest_port": 2, "port": 3}, "unexpected keyword argument 'port'"),
+    ],
+)
+def test_field_that_is_missing_or_unknown_is_named(fields: dict[str, int], wrong: str) -> None:
+    with pytest.raises(TypeError, match=rf"PortForward\.__init__\(\).*{wrong}"):
+        PortForward(**fields)  # type: ignore[arg-type]
+
+
+def test_constructor_has_the_signature_of_the_fields() -> None:
+    signature = "(host_port: 'int', guest_port: 'int', host_address: 'str' = '127.0.0.1') -> None"
+    assert str(inspect.signature(PortForward)) == signature
+
+
+def test_defaults_are_not_shared() -> None:
+    ProcessExit("exited", 0).console_tail.append("a line")
+    VMConfig().labels["owner"] = "me"
+    assert ProcessExit("exited", 0).console_tail == []
+    assert VMConfig().labels == {}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        CommandResult(0, "out", "err"),
+        VMInfo("x", VMState.RUNNING, VMConfig(env_vars={"A": "1"})),
+    ],
+)
+def test_values_survive_copying_and_pickling(value: CommandResult | VMInfo) -> None:
+    assert copy.deepcopy(value) == value
+    assert pickle.loads(pickle.dumps(value)) == value
+
+
+def test_values_count_as_dataclasses() -> None:
+    config = VMConfig(memory=1024, port_forwards=[PortForward(8080, 80)])
+    port = {"host_port": 8080, "guest_port": 80, "host_address": "127.0.0.1"}
+    assert config.model_dump() == dataclasses.asdict(config)
+    assert config.model_dump()["port_forwards"] == [port]
+    assert dataclasses.replace(config, mem_size_mib=512).port_forwards == config.port_forwards
+    assert [field.name for field in dataclasses.fields(PortForward)] == list(port)
 
 
 def test_later_names_say_that_they_are_missing() -> None:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from smolvm import _native
 from smolvm.exceptions import ImageError
 from smolvm.files import PathLike
 from smolvm.handle import BUNDLED
+from smolvm.record import Record
 
 __all__ = ["ImageManager", "ImageSource", "LocalImage"]
 
 _DEFAULT_BOOT_ARGS = "console=ttyS0 reboot=k panic=1 pci=off"
 
 
-@dataclass(frozen=True)
-class ImageSource:
+class ImageSource(Record):
     """Where an image of one's own is: paths or ``file://`` URLs, and their SHA-256 if it counts."""
 
     name: str
@@ -28,8 +27,7 @@ class ImageSource:
     boot_args: str = _DEFAULT_BOOT_ARGS
 
 
-@dataclass(frozen=True)
-class LocalImage:
+class LocalImage(Record):
     """Files that ``VMConfig`` takes."""
 
     name: str

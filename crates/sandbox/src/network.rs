@@ -21,11 +21,9 @@ use crate::{ErrorKind, Sandbox, SandboxSpec};
 pub const GATEWAY_MAC: [u8; 6] = [0x02, b's', b'm', b'o', b'l', b'g'];
 
 /// The IPv4 address that stands for the host's loopback: what `host.smolvm.internal` resolves to.
-/// It is outside the link, so that the guest hands packets to it to the gateway unasked.
+/// It is outside the link, so that the guest hands packets to it to the gateway unasked. There is
+/// none for IPv6: what listens on a loopback listens on 127.0.0.1, as a rule.
 pub const HOST_IPV4: Ipv4Addr = Ipv4Addr::new(172, 16, 255, 254);
-
-/// The IPv6 address that stands for the host's loopback; outside the link, too.
-pub const HOST_IPV6: Ipv6Addr = Ipv6Addr::new(0xfd73, 0x6d6f, 0x6c76, 0xffff, 0, 0, 0, 0xfe);
 
 /// Hardware address of the guest. Its first byte says that nobody administers it but us (IEEE
 /// 802, "locally administered"); the rest spells `smolv`.
@@ -99,7 +97,7 @@ pub(crate) fn gateway_side(device: NetworkDevice) -> LinkConfig {
             ipv4.expect("24 bits are a legal prefix").into(),
             ipv6.expect("64 bits are a legal prefix").into(),
         ],
-        host: vec![HOST_IPV4.into(), HOST_IPV6.into()],
+        host: vec![HOST_IPV4.into()],
         mtu: device.mtu,
     }
 }

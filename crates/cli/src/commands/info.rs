@@ -1,7 +1,7 @@
 //! `info`: all that is known of a sandbox.
 
 use serde_json::json;
-use smolvm_sandbox::{Lifetime, SandboxId, SandboxState};
+use smolvm_sandbox::{Lifetime, NetworkPolicy, SandboxId, SandboxState};
 
 use crate::context::{Context, colour_of, elapsed_since};
 use crate::failure::Failure;
@@ -49,7 +49,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<Report, Failure
         ),
         ("disk", disk_size),
         ("on host", text::size(info.disk_used_bytes)),
-        ("network", "none".to_owned()),
+        ("network", network(&info.spec.network)),
         ("lives", lifetime.to_owned()),
         ("created", text::age(elapsed_since(info.created_unix_ms))),
     ]);
@@ -61,4 +61,13 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<Report, Failure
     }
     pairs.push(("files", info.directory.display().to_string()));
     Ok(Report::new(json!({"vm": vm}), table::pairs(&pairs)))
+}
+
+/// Returns what a sandbox may reach, in a few words.
+fn network(policy: &NetworkPolicy) -> String {
+    match policy.rules().len() {
+        0 => policy.mode().to_string(),
+        1 => format!("{}, 1 rule", policy.mode()),
+        rules => format!("{}, {rules} rules", policy.mode()),
+    }
 }

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use crate::process;
 
-/// Oldest version that boots our machines, as major and minor: 6.0 has the microvm machine with
-/// ACPI, and everything on our command line (QEMU, docs/system/i386/microvm.rst).
-pub const MIN_VERSION: (u32, u32) = (6, 0);
+/// Oldest version that boots our machines, as major and minor: 7.2 has network cards that end in a
+/// stream (QEMU 7.2, `-netdev stream`).
+pub const MIN_VERSION: (u32, u32) = (7, 2);
 
 /// What an installed QEMU says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]

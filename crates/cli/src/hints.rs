@@ -11,8 +11,8 @@ use smolvm_sandbox::accelerator::AcceleratorError;
 use smolvm_sandbox::control::{StartFailure, StartFailureKind};
 use smolvm_sandbox::message::{Refusal, RefusalCode};
 use smolvm_sandbox::{
-    AccessError, CopyError, CreateError, EnvError, ErrorKind, ExecError, NetworkError, PlanError,
-    PortForwardError, SandboxState, SpecError, StartError, StoreError,
+    AccessError, CopyError, CreateError, EnvError, ErrorKind, ExecError, LogError, NetworkError,
+    PlanError, PortForwardError, SandboxState, SpecError, StartError, StoreError,
 };
 
 use crate::failure::Failure;
@@ -74,6 +74,15 @@ impl From<SpecError> for Failure {
 impl From<PortForwardError> for Failure {
     fn from(error: PortForwardError) -> Self {
         Self::of(&error, error.kind(), Advice::code("port_forwards"))
+    }
+}
+
+impl From<LogError> for Failure {
+    fn from(error: LogError) -> Self {
+        match error {
+            LogError::Store(error) => error.into(),
+            LogError::Read(_) => Self::of(&error, error.kind(), Advice::none()),
+        }
     }
 }
 

@@ -38,13 +38,8 @@ pub(crate) struct NetworkArgs {
 impl NetworkArgs {
     /// Returns what the sandbox may reach.
     pub(crate) fn policy(&self) -> Result<NetworkPolicy, Failure> {
-        // Who says what is allowed does not mean everything else as well.
-        let default = match self.allow.is_empty() {
-            true => Mode::Open,
-            false => Mode::Restricted,
-        };
         let rules = self.allow.iter().chain(&self.deny).cloned().collect();
-        let policy = NetworkPolicy::new(self.net.unwrap_or(default), rules);
+        let policy = NetworkPolicy::asked(self.net, rules);
         Ok(policy.map_err(NetworkError::from)?)
     }
 

@@ -32,6 +32,7 @@ from smolvm.host import HostManager
 from smolvm.images.builder import SSH_BOOT_ARGS, ImageBuilder
 from smolvm.images.local import ImageManager, ImageSource, LocalImage
 from smolvm.inventory import SmolVMManager
+from smolvm.network import NetworkEvent, NetworkPolicy
 from smolvm.process import AsyncProcess, Process
 from smolvm.ssh import SSHClient
 from smolvm.types import (
@@ -87,6 +88,8 @@ __all__ = [
     "LocalImage",
     "NetworkConfig",
     "NetworkError",
+    "NetworkEvent",
+    "NetworkPolicy",
     "OperationTimeoutError",
     "PortForward",
     "Process",

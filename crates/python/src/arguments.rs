@@ -11,6 +11,7 @@ use smolvm_sandbox::{
 
 use crate::failure::Failure;
 use crate::installation::variable;
+use crate::network::{PolicyArgument, policy};
 
 /// A sandbox as Python asks for it; absent values are the library's defaults.
 #[derive(FromPyObject)]
@@ -34,6 +35,8 @@ pub(crate) struct SpecArguments {
     is_shared: bool,
     keeps_disk: bool,
     port_forwards: Vec<ForwardArgument>,
+    network: Option<PolicyArgument>,
+    network_rate_mbps: Option<u32>,
     /// Variables to set in the guest once it has booted.
     pub(crate) env_vars: BTreeMap<String, String>,
 }
@@ -66,6 +69,10 @@ impl SpecArguments {
         spec.keeps_disk = self.keeps_disk;
         spec.port_forwards = port_forwards(&self.port_forwards)?;
         spec.custom = self.custom();
+        if let Some(asked) = &self.network {
+            spec.network = policy("network", asked)?;
+        }
+        spec.network_rate_mbps = self.network_rate_mbps;
         Ok(spec)
     }
 

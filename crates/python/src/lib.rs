@@ -22,6 +22,7 @@ mod host;
 mod images;
 mod installation;
 mod jobs;
+mod network;
 mod operation;
 mod ownership;
 mod process;
@@ -47,6 +48,10 @@ mod _native {
     use crate::images::{build_image, ensure_key_pair};
     #[pymodule_export]
     use crate::jobs::{AttachedJob, attach_job, list_jobs, remove_job, start_job, wait_job};
+    #[pymodule_export]
+    use crate::network::{
+        NetworkLog, change_network, check_network, internet_policy, network_log, network_policy,
+    };
     #[pymodule_export]
     use crate::operation::Operation;
     #[pymodule_export]

@@ -20,7 +20,7 @@ use crate::core::Core;
 use crate::failure::Failure;
 use crate::installation::installation;
 use crate::operation::Operation;
-use crate::{files, ownership, process, run};
+use crate::{files, network, ownership, process, run};
 
 /// What every Python handle on one sandbox shares.
 #[pyclass(frozen, module = "smolvm._native")]
@@ -184,6 +184,9 @@ fn info_dict<'py>(
     let forwards = info.spec.port_forwards.as_slice().iter();
     let ports = forwards.map(|forward| (forward.host_port, forward.guest_port));
     known.set_item("port_forwards", ports.collect::<Vec<_>>())?;
+    known.set_item("network", network::parts(&info.spec.network))?;
+    known.set_item("network_rate_mbps", info.spec.network_rate_mbps)?;
+    known.set_item("addresses", network::addresses(py, info)?)?;
     known.set_item("pid", pid)?;
     known.set_item("disk_used_bytes", info.disk_used_bytes)?;
     known.set_item("created_unix_ms", info.created_unix_ms)?;

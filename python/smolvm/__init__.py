@@ -34,6 +34,7 @@ from smolvm.images.local import ImageManager, ImageSource, LocalImage
 from smolvm.inventory import SmolVMManager
 from smolvm.network import NetworkEvent, NetworkPolicy
 from smolvm.process import AsyncProcess, Process
+from smolvm.secrets import Secret
 from smolvm.ssh import SSHClient
 from smolvm.types import (
     CommandResult,
@@ -97,6 +98,7 @@ __all__ = [
     "SSHClient",
     "SSH_BOOT_ARGS",
     "SandboxEndedError",
+    "Secret",
     "SmolVM",
     "SmolVMError",
     "SmolVMManager",

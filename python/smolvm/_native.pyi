@@ -22,8 +22,10 @@ __all__ = [
     "change_network",
     "check_backend",
     "check_env_key",
+    "check_http_rules",
     "check_network",
     "check_port_forwards",
+    "check_secret",
     "check_vm_id",
     "check_vm_sizes",
     "check_vm_times",
@@ -74,6 +76,8 @@ class Spec(TypedDict):
     port_forwards: builtins.list[tuple[str, int, int]]
     network: _Policy | None
     network_rate_mbps: int | None
+    secrets: builtins.list[tuple[str, str, builtins.list[str]]]
+    http_rules: builtins.list[str]
     env_vars: dict[str, str]
 
 @type_check_only
@@ -136,6 +140,7 @@ class Info(TypedDict):
     port_forwards: builtins.list[tuple[int, int]]
     network: _Policy
     network_rate_mbps: int | None
+    http_rules: builtins.list[str]
     addresses: Addresses | None
     pid: int | None
     disk_used_bytes: int
@@ -252,6 +257,10 @@ def wait_job(sandbox: Sandbox, name: str, timeout: float | None) -> Operation[Pr
 def remove_job(sandbox: Sandbox, name: str) -> Operation[None]: ...
 def attach_job(sandbox: Sandbox, name: str, cursor: int) -> Operation[AttachedJob]: ...
 def check_network(field: str, asked: _Policy) -> _Policy: ...
+def check_secret(
+    field: str, name: str, value: str, hosts: builtins.list[str]
+) -> None: ...
+def check_http_rules(field: str, rules: builtins.list[str]) -> None: ...
 def internet_policy(
     mode: str | None,
     allowed_cidrs: builtins.list[str],

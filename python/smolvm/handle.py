@@ -11,6 +11,7 @@ from smolvm import _native
 from smolvm.exceptions import SmolVMError, ValidationError, VMNotFoundError
 from smolvm.files import PathLike
 from smolvm.network import NetworkPolicy, internet_policy
+from smolvm.secrets import Secret
 from smolvm.types import NetworkConfig, PortForward, VMConfig, VMInfo, VMState, native_ports
 
 __all__ = ["BUNDLED", "Handle", "check_ports", "native_spec", "vm_info", "warn"]
@@ -50,6 +51,8 @@ class Handle:
         network: NetworkPolicy | Mapping[str, Any] | str | None = None,
         internet_settings: Mapping[str, Any] | None = None,
         network_rate_limit_mbps: int | None = None,
+        secrets: Mapping[str, Secret] | None = None,
+        http_rules: Sequence[str] | None = None,
         ssh_user: str = "root",
         ssh_key_path: PathLike | None = None,
     ) -> None:
@@ -69,6 +72,8 @@ class Handle:
             "network": network,
             "internet_settings": internet_settings,
             "network_rate_limit_mbps": network_rate_limit_mbps,
+            "secrets": secrets,
+            "http_rules": http_rules,
         }
         chosen = {name: value for name, value in chosen.items() if value is not None}
         if config is not None and vm_id is not None:
@@ -181,6 +186,10 @@ def native_spec(config: VMConfig, backend: str | None) -> _native.Spec:
         "port_forwards": native_ports(config.port_forwards),
         "network": _network(config),
         "network_rate_mbps": config.network_rate_limit_mbps,
+        "secrets": [
+            (name, secret.value, list(secret.hosts)) for name, secret in config.secrets.items()
+        ],
+        "http_rules": config.http_rules,
         "env_vars": config.env_vars,
     }
 
@@ -200,6 +209,7 @@ def vm_info(known: _native.Info) -> VMInfo:
         port_forwards=[PortForward(host, guest) for host, guest in known["port_forwards"]],
         network=NetworkPolicy(*known["network"]),
         network_rate_limit_mbps=known["network_rate_mbps"],
+        http_rules=known["http_rules"],
     )
     return VMInfo(
         vm_id=known["vm_id"],

@@ -76,7 +76,7 @@ class NetworkEvent:
     type: str
     #: When it happened, in seconds since the Unix epoch.
     time: float
-    #: Its number in the log, from 0; what is missing is told of by ``lost``.
+    #: Its number since the sandbox's start, from 0; what is missing is told of by ``lost``.
     sequence: int
     #: What is known of it, by its type.
     fields: dict[str, Any]

@@ -13,6 +13,7 @@ from typing import Any
 from smolvm import _native
 from smolvm.exceptions import ValidationError
 from smolvm.network import NetworkEvent, NetworkPolicy, internet_policy
+from smolvm.secrets import Secret, checked_secrets
 from smolvm.unavailable import (
     BrowserSessionConfig,
     BrowserSessionInfo,
@@ -35,6 +36,7 @@ __all__ = [
     "NetworkPolicy",
     "PortForward",
     "ProcessExit",
+    "Secret",
     "SnapshotArtifacts",
     "SnapshotInfo",
     "VMConfig",
@@ -203,7 +205,9 @@ class VMConfig:
     a :class:`ValidationError` that names it. ``port_forwards`` are exposed whenever the sandbox
     runs, whoever started it. ``network`` is a :class:`NetworkPolicy`, its fields or its mode;
     ``internet_settings`` are its older spelling, with ``mode``, ``allowed_cidrs`` and
-    ``allowed_domains``. ``network_rate_limit_mbps`` holds for each direction.
+    ``allowed_domains``. ``network_rate_limit_mbps`` holds for each direction. ``secrets`` are
+    each a :class:`Secret` by its name. ``http_rules`` say which requests hosts take, as in
+    ``GET,POST api.example.com/v1/*``.
     """
 
     vm_id: str | None = None
@@ -228,6 +232,8 @@ class VMConfig:
     network: NetworkPolicy | None = None
     internet_settings: dict[str, Any] | None = None
     network_rate_limit_mbps: int | None = None
+    secrets: dict[str, Secret] = field(default_factory=dict)
+    http_rules: list[str] = field(default_factory=list)
     port_forwards: list[PortForward] = field(default_factory=list)
 
     def __init__(self, **given: Any) -> None:
@@ -267,6 +273,8 @@ def _defaults() -> dict[str, Any]:
         "env_vars": {},
         "labels": {},
         "port_forwards": [],
+        "secrets": {},
+        "http_rules": [],
     }
     return {**values, **empty}
 
@@ -387,6 +395,14 @@ def _network(_name: str, value: Any) -> NetworkPolicy | None:
     return None if value is None else NetworkPolicy.of(value)
 
 
+def _http_rules(name: str, value: Any) -> list[str]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise ValidationError(f"{name}: {value!r} is not a list of strings")
+    rules = [_text(f"{name}.{index}", rule) for index, rule in enumerate(value)]
+    _native.check_http_rules(name, rules)
+    return rules
+
+
 def _internet_settings(_name: str, value: Any) -> dict[str, Any] | None:
     if value is None:
         return None
@@ -429,6 +445,8 @@ _CHECKS: dict[str, Any] = {
     "network": _network,
     "internet_settings": _internet_settings,
     "network_rate_limit_mbps": _rate,
+    "secrets": checked_secrets,
+    "http_rules": _http_rules,
     "port_forwards": _port_forwards,
     "vcpu_count": _whole,
     "mem_size_mib": _whole,

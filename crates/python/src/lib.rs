@@ -29,6 +29,7 @@ mod process;
 mod run;
 mod runtime;
 mod sandbox;
+mod secrets;
 
 use pyo3::prelude::*;
 
@@ -60,6 +61,8 @@ mod _native {
     use crate::process::Process;
     #[pymodule_export]
     use crate::sandbox::{Sandbox, create, list, open, reap};
+    #[pymodule_export]
+    use crate::secrets::{check_http_rules, check_secret};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

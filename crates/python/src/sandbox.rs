@@ -44,14 +44,15 @@ pub(crate) fn create(
 ) -> PyResult<Operation> {
     let prepared = || -> Result<_, Failure> {
         let installation = Arc::new(installation(data_dir.as_deref(), &bundled)?);
-        Ok((spec.spec()?, installation))
+        Ok((spec.spec()?, spec.secrets()?, installation))
     };
-    let (sandbox_spec, installation) = prepared().map_err(|failure| failure.into_py_err(py))?;
+    let (sandbox_spec, secrets, installation) =
+        prepared().map_err(|failure| failure.into_py_err(py))?;
     let is_leased = sandbox_spec.lifetime == Lifetime::Leased;
     let make = async move {
         reap_once(installation.clone()).await?;
-        let library =
-            Library::create(installation.clone(), sandbox_spec, Arc::new(NoProgress)).await?;
+        let (at, progress) = (installation.clone(), Arc::new(NoProgress));
+        let library = Library::create_with_secrets(at, sandbox_spec, secrets, progress).await?;
         library.set_initial_env(spec.env_vars).await;
         Ok::<_, Failure>(Core::new(installation, library))
     };
@@ -186,6 +187,7 @@ fn info_dict<'py>(
     known.set_item("port_forwards", ports.collect::<Vec<_>>())?;
     known.set_item("network", network::parts(&info.spec.network))?;
     known.set_item("network_rate_mbps", info.spec.network_rate_mbps)?;
+    known.set_item("http_rules", &info.spec.http_rules)?;
     known.set_item("addresses", network::addresses(py, info)?)?;
     known.set_item("pid", pid)?;
     known.set_item("disk_used_bytes", info.disk_used_bytes)?;

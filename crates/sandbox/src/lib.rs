@@ -37,6 +37,7 @@ mod port_forwards;
 mod process;
 mod record;
 mod sandbox;
+mod secrets;
 mod socket;
 mod spec;
 mod state;
@@ -64,10 +65,11 @@ pub use port_forwards::{AskedForward, PortForwardError, PortForwards};
 pub use process::{JAIL_COMMAND, LOCK_FD, SUPERVISE_COMMAND};
 pub use record::RecordError;
 pub use sandbox::{CreateError, Sandbox, StartError, StartReport, Started};
+pub use secrets::{MAX_SECRETS, SecretGrant, SecretsError};
 pub use smolvm_network::{
-    Action as RuleAction, Event as NetworkEvent, Mode, NetworkPolicy, PolicyError,
-    Record as NetworkRecord, Rule, RuleError, SettingsError, Verdict as NetworkVerdict,
-    from_internet_settings,
+    Action as RuleAction, Event as NetworkEvent, HttpRule, HttpRuleError, Mode, NameError,
+    NamePattern, NetworkPolicy, PolicyError, Record as NetworkRecord, Rule, RuleError, SecretError,
+    SecretSpec, SettingsError, Verdict as NetworkVerdict, from_internet_settings,
 };
 pub use smolvm_protocol::{control, message, probe};
 pub use spec::{

@@ -204,7 +204,10 @@ def test_policy_is_written_in_several_ways(
     ("settings", "expected"),
     [
         ({"mode": "off"}, NetworkPolicy("off")),
-        ({"allowed_domains": ["https://api.example.com"]}, NetworkPolicy(allow=["api.example.com"])),
+        (
+            {"allowed_domains": ["https://api.example.com"]},
+            NetworkPolicy(allow=["api.example.com"]),
+        ),
         ({"allowed_domains": ["*"]}, NetworkPolicy("open", allow=["*"])),
         (
             {"mode": "restricted", "allowed_cidrs": ["203.0.113.0/24"]},

@@ -77,9 +77,6 @@ pub(crate) struct SandboxArgs {
     #[arg(short, long = "port", value_name = "HOST_PORT:GUEST_PORT", value_parser = values::forward)]
     ports: Vec<Forward>,
 
-    #[command(flatten)]
-    network: NetworkArgs,
-
     /// A root file system of your own instead of an image's: ext4, squashfs or erofs.
     #[arg(long, value_name = "FILE", conflicts_with = "image")]
     rootfs: Option<PathBuf>,
@@ -87,6 +84,10 @@ pub(crate) struct SandboxArgs {
     /// A kernel of your own.
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
+
+    // Last, as its heading holds for what follows.
+    #[command(flatten)]
+    network: NetworkArgs,
 }
 
 impl SandboxArgs {

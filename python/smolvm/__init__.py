@@ -32,7 +32,9 @@ from smolvm.host import HostManager
 from smolvm.images.builder import SSH_BOOT_ARGS, ImageBuilder
 from smolvm.images.local import ImageManager, ImageSource, LocalImage
 from smolvm.inventory import SmolVMManager
+from smolvm.network import NetworkEvent, NetworkPolicy
 from smolvm.process import AsyncProcess, Process
+from smolvm.secrets import Secret
 from smolvm.ssh import SSHClient
 from smolvm.types import (
     CommandResult,
@@ -87,6 +89,8 @@ __all__ = [
     "LocalImage",
     "NetworkConfig",
     "NetworkError",
+    "NetworkEvent",
+    "NetworkPolicy",
     "OperationTimeoutError",
     "PortForward",
     "Process",
@@ -94,6 +98,7 @@ __all__ = [
     "SSHClient",
     "SSH_BOOT_ARGS",
     "SandboxEndedError",
+    "Secret",
     "SmolVM",
     "SmolVMError",
     "SmolVMManager",

@@ -4,12 +4,13 @@ import builtins
 import os
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypedDict, TypeVar, final, type_check_only
+from typing import Any, Generic, TypedDict, TypeAlias, TypeVar, final, type_check_only
 
 from smolvm.types import CommandResult, JobStatus, ProcessExit
 
 __all__ = [
     "AttachedJob",
+    "NetworkLog",
     "Operation",
     "Process",
     "Sandbox",
@@ -18,9 +19,13 @@ __all__ = [
     "at_exit",
     "attach_job",
     "build_image",
+    "change_network",
     "check_backend",
     "check_env_key",
+    "check_http_rules",
+    "check_network",
     "check_port_forwards",
+    "check_secret",
     "check_vm_id",
     "check_vm_sizes",
     "check_vm_times",
@@ -28,9 +33,12 @@ __all__ = [
     "ensure_key_pair",
     "host_report",
     "image_files",
+    "internet_policy",
     "known_images",
     "list",
     "list_jobs",
+    "network_log",
+    "network_policy",
     "open",
     "reap",
     "remove_job",
@@ -40,6 +48,9 @@ __all__ = [
 
 _T = TypeVar("_T")
 _Path = str | os.PathLike[str]
+
+#: A policy: its mode, what it allows and what it denies.
+_Policy: TypeAlias = tuple[str | None, builtins.list[str], builtins.list[str]]
 
 __version__: str
 
@@ -63,6 +74,10 @@ class Spec(TypedDict):
     is_shared: bool
     keeps_disk: bool
     port_forwards: builtins.list[tuple[str, int, int]]
+    network: _Policy | None
+    network_rate_mbps: int | None
+    secrets: builtins.list[tuple[str, str, builtins.list[str]]]
+    http_rules: builtins.list[str]
     env_vars: dict[str, str]
 
 @type_check_only
@@ -100,6 +115,13 @@ class CommandArguments(TypedDict):
     max_processes: int | None
 
 @type_check_only
+class Addresses(TypedDict, total=False):
+    guest_ip: str
+    gateway_ip: str
+    netmask: str
+    guest_mac: str
+
+@type_check_only
 class Info(TypedDict):
     vm_id: str
     status: str
@@ -116,6 +138,10 @@ class Info(TypedDict):
     max_lifetime: float | None
     max_processes: int | None
     port_forwards: builtins.list[tuple[int, int]]
+    network: _Policy
+    network_rate_mbps: int | None
+    http_rules: builtins.list[str]
+    addresses: Addresses | None
     pid: int | None
     disk_used_bytes: int
     created_unix_ms: int
@@ -162,6 +188,12 @@ class AttachedJob:
     def close_stdin(self) -> Operation[None]: ...
     def send_signal(self, number: int) -> Operation[None]: ...
     def kill(self) -> Operation[None]: ...
+
+@final
+class NetworkLog:
+    """The log of a sandbox's network as far as it was read."""
+    def next(self) -> Operation[str | None]:
+        """Waits for more records, as JSON; `None` when there will be no more."""
 
 @final
 class Sandbox:
@@ -224,6 +256,21 @@ def list_jobs(sandbox: Sandbox) -> Operation[builtins.list[JobStatus]]: ...
 def wait_job(sandbox: Sandbox, name: str, timeout: float | None) -> Operation[ProcessExit]: ...
 def remove_job(sandbox: Sandbox, name: str) -> Operation[None]: ...
 def attach_job(sandbox: Sandbox, name: str, cursor: int) -> Operation[AttachedJob]: ...
+def check_network(field: str, asked: _Policy) -> _Policy: ...
+def check_secret(
+    field: str, name: str, value: str, hosts: builtins.list[str]
+) -> None: ...
+def check_http_rules(field: str, rules: builtins.list[str]) -> None: ...
+def internet_policy(
+    mode: str | None,
+    allowed_cidrs: builtins.list[str],
+    allowed_domains: builtins.list[str],
+) -> _Policy: ...
+def network_policy(sandbox: Sandbox) -> _Policy: ...
+def change_network(
+    sandbox: Sandbox, asked: _Policy, remove: builtins.list[str]
+) -> Operation[None]: ...
+def network_log(sandbox: Sandbox) -> Operation[tuple[str, NetworkLog]]: ...
 def check_vm_id(vm_id: str) -> None: ...
 def check_vm_sizes(vcpus: int | None, memory: int | None, disk: int | None) -> None: ...
 def check_vm_times(idle_timeout: float | None, max_lifetime: float | None) -> None: ...

@@ -13,6 +13,7 @@ from smolvm.exceptions import OperationTimeoutError, SmolVMError, ValidationErro
 from smolvm.files import AsyncFiles, PathLike
 from smolvm.handle import BUNDLED, Handle, check_ports, native_spec, vm_info, warn
 from smolvm.jobs import AsyncJobs
+from smolvm.network import AsyncNetwork
 from smolvm.process import AsyncProcess, Command, arguments
 from smolvm.types import CommandResult, VMConfig, VMInfo
 
@@ -39,6 +40,11 @@ class AsyncSmolVM(Handle):
     def jobs(self) -> AsyncJobs:
         """The guest's jobs: commands that outlive this process."""
         return AsyncJobs(self._native)
+
+    @property
+    def network(self) -> AsyncNetwork:
+        """What it may reach and has reached."""
+        return AsyncNetwork(self._native)
 
     @classmethod
     async def create(

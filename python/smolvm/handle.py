@@ -10,6 +10,8 @@ from typing import Any
 from smolvm import _native
 from smolvm.exceptions import SmolVMError, ValidationError, VMNotFoundError
 from smolvm.files import PathLike
+from smolvm.network import NetworkPolicy, internet_policy
+from smolvm.secrets import Secret
 from smolvm.types import NetworkConfig, PortForward, VMConfig, VMInfo, VMState, native_ports
 
 __all__ = ["BUNDLED", "Handle", "check_ports", "native_spec", "vm_info", "warn"]
@@ -46,6 +48,11 @@ class Handle:
         max_lifetime: float | None = None,
         max_processes: int | None = None,
         port_forwards: Sequence[PortForward | Mapping[str, Any]] | None = None,
+        network: NetworkPolicy | Mapping[str, Any] | str | None = None,
+        internet_settings: Mapping[str, Any] | None = None,
+        network_rate_limit_mbps: int | None = None,
+        secrets: Mapping[str, Secret] | None = None,
+        http_rules: Sequence[str] | None = None,
         ssh_user: str = "root",
         ssh_key_path: PathLike | None = None,
     ) -> None:
@@ -62,6 +69,11 @@ class Handle:
             "max_lifetime": max_lifetime,
             "max_processes": max_processes,
             "port_forwards": port_forwards,
+            "network": network,
+            "internet_settings": internet_settings,
+            "network_rate_limit_mbps": network_rate_limit_mbps,
+            "secrets": secrets,
+            "http_rules": http_rules,
         }
         chosen = {name: value for name, value in chosen.items() if value is not None}
         if config is not None and vm_id is not None:
@@ -103,8 +115,10 @@ class Handle:
         return dict(self._native.info()["labels"])
 
     def get_ip(self) -> str:
-        """Guests are reached through their agent and have no address of their own."""
-        raise SmolVMError(f"VM '{self.vm_id}' has no IP address; use expose_local")
+        """Guests have no address that the host reaches: it goes through their agent."""
+        raise SmolVMError(
+            f"VM '{self.vm_id}' has no IP address that the host reaches; use expose_local"
+        )
 
     def can_run_commands(self) -> bool:
         """Whether the sandbox takes commands: every image does, through the agent."""
@@ -142,6 +156,13 @@ def _one_of(name: str, value: int | None, alias: str, other: int | None) -> int 
     return other if value is None else value
 
 
+def _network(config: VMConfig) -> _native._Policy | None:
+    policy = config.network
+    if config.internet_settings is not None:
+        policy = internet_policy(config.internet_settings)
+    return None if policy is None else (policy.mode, list(policy.allow), list(policy.deny))
+
+
 def native_spec(config: VMConfig, backend: str | None) -> _native.Spec:
     is_custom = config.kernel_path is not None or config.rootfs_path is not None
     return {
@@ -163,6 +184,12 @@ def native_spec(config: VMConfig, backend: str | None) -> _native.Spec:
         "is_shared": config.disk_mode == "shared",
         "keeps_disk": config.retain_disk_on_delete,
         "port_forwards": native_ports(config.port_forwards),
+        "network": _network(config),
+        "network_rate_mbps": config.network_rate_limit_mbps,
+        "secrets": [
+            (name, secret.value, list(secret.hosts)) for name, secret in config.secrets.items()
+        ],
+        "http_rules": config.http_rules,
         "env_vars": config.env_vars,
     }
 
@@ -180,12 +207,15 @@ def vm_info(known: _native.Info) -> VMInfo:
         max_lifetime=known["max_lifetime"],
         max_processes=known["max_processes"],
         port_forwards=[PortForward(host, guest) for host, guest in known["port_forwards"]],
+        network=NetworkPolicy(*known["network"]),
+        network_rate_limit_mbps=known["network_rate_mbps"],
+        http_rules=known["http_rules"],
     )
     return VMInfo(
         vm_id=known["vm_id"],
         status=VMState(known["status"]),
         config=config,
-        network=NetworkConfig(),
+        network=NetworkConfig(**known["addresses"] or {}),
         pid=known["pid"],
         reason=known["reason"],
         engine=known["engine"],

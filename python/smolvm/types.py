@@ -11,7 +11,9 @@ from typing import Any
 
 from smolvm import _native
 from smolvm.exceptions import ValidationError
+from smolvm.network import NetworkEvent, NetworkPolicy, internet_policy
 from smolvm.record import Record
+from smolvm.secrets import Secret, checked_secrets
 from smolvm.unavailable import (
     BrowserSessionConfig,
     BrowserSessionInfo,
@@ -30,8 +32,11 @@ __all__ = [
     "FileInfo",
     "GuestOS",
     "NetworkConfig",
+    "NetworkEvent",
+    "NetworkPolicy",
     "PortForward",
     "ProcessExit",
+    "Secret",
     "SnapshotArtifacts",
     "SnapshotInfo",
     "VMConfig",
@@ -155,7 +160,10 @@ class FileInfo(Record):
 
 
 class NetworkConfig(Record):
-    """Addresses of a guest. Guests are reached through their agent, so all may be absent."""
+    """Addresses of a guest on the link to its gateway, which all sandboxes have alike.
+
+    They are absent where its network is off. The host reaches it through its agent.
+    """
 
     guest_ip: str | None = None
     gateway_ip: str | None = None
@@ -182,7 +190,11 @@ class VMConfig(Record):
     Everything is optional. ``memory``, ``disk_size`` and ``guest_os`` are other names of
     ``mem_size_mib``, ``disk_size_mib`` and ``os``. Unknown names are ignored with a warning; a value that is not legal raises
     a :class:`ValidationError` that names it. ``port_forwards`` are exposed whenever the sandbox
-    runs, whoever started it.
+    runs, whoever started it. ``network`` is a :class:`NetworkPolicy`, its fields or its mode;
+    ``internet_settings`` are its older spelling, with ``mode``, ``allowed_cidrs`` and
+    ``allowed_domains``. ``network_rate_limit_mbps`` holds for each direction. ``secrets`` are
+    each a :class:`Secret` by its name. ``http_rules`` say which requests hosts take, as in
+    ``GET,POST api.example.com/v1/*``.
     """
 
     vm_id: str | None = None
@@ -204,7 +216,11 @@ class VMConfig(Record):
     idle_timeout: float | None = None
     max_lifetime: float | None = None
     max_processes: int | None = None
+    network: NetworkPolicy | None = None
+    internet_settings: dict[str, Any] | None = None
     network_rate_limit_mbps: int | None = None
+    secrets: dict[str, Secret] = {}
+    http_rules: list[str] = []
     port_forwards: list[PortForward] = []
 
     def __init__(self, **given: Any) -> None:
@@ -220,6 +236,8 @@ class VMConfig(Record):
         self._fill(**values)
         _native.check_vm_sizes(self.vcpu_count, self.mem_size_mib, self.disk_size_mib)
         _native.check_vm_times(self.idle_timeout, self.max_lifetime)
+        if self.network is not None and self.internet_settings is not None:
+            raise ValidationError("give either network or internet_settings, not both")
 
     @property
     def memory(self) -> int:
@@ -337,8 +355,26 @@ def _rate(name: str, value: Any) -> int | None:
         return None
     if _whole(name, value) < 1:
         raise ValidationError(f"{name}: {value} is less than 1")
-    warnings.warn(f"{name} is not enforced by this version", stacklevel=3)
     return int(value)
+
+
+def _network(_name: str, value: Any) -> NetworkPolicy | None:
+    return None if value is None else NetworkPolicy.of(value)
+
+
+def _http_rules(name: str, value: Any) -> list[str]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise ValidationError(f"{name}: {value!r} is not a list of strings")
+    rules = [_text(f"{name}.{index}", rule) for index, rule in enumerate(value)]
+    _native.check_http_rules(name, rules)
+    return rules
+
+
+def _internet_settings(_name: str, value: Any) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    internet_policy(value)
+    return dict(value)
 
 
 def _port_forwards(name: str, value: Any) -> list[PortForward]:
@@ -373,7 +409,11 @@ _CHECKS: dict[str, Any] = {
     "backend": _backend,
     "idle_timeout": _seconds,
     "max_lifetime": _seconds,
+    "network": _network,
+    "internet_settings": _internet_settings,
     "network_rate_limit_mbps": _rate,
+    "secrets": checked_secrets,
+    "http_rules": _http_rules,
     "port_forwards": _port_forwards,
     "vcpu_count": _whole,
     "mem_size_mib": _whole,

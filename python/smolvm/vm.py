@@ -17,6 +17,7 @@ from smolvm.exceptions import OperationTimeoutError, SmolVMError
 from smolvm.files import Files, PathLike
 from smolvm.handle import BUNDLED, check_ports, vm_info, warn
 from smolvm.jobs import Jobs
+from smolvm.network import Network
 from smolvm.process import Command, Process, arguments
 from smolvm.types import CommandResult, VMInfo
 
@@ -45,6 +46,11 @@ class SmolVM(AwaitedNames):
     def jobs(self) -> Jobs:
         """The guest's jobs: commands that outlive this process."""
         return Jobs(self._native)
+
+    @property
+    def network(self) -> Network:
+        """What it may reach and has reached."""
+        return Network(self._native)
 
     @classmethod
     def from_id(

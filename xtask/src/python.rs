@@ -26,7 +26,7 @@ const BUILD_TOOLS: &[&str] = &["pip>=24", "maturin>=1.9.4,<2"];
 const PACKAGE_TOOLS: &[&str] = &["pip>=24"];
 
 /// What tests the package.
-const TEST_TOOLS: &[&str] = &["mypy>=1.18", "pytest>=8"];
+const TEST_TOOLS: &[&str] = &["mypy>=1.18", "pytest>=8", "trustme>=1.2"];
 
 pub(crate) fn run(workspace: &Workspace) -> TaskResult {
     build::run(workspace)?;

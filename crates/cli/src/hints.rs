@@ -11,8 +11,8 @@ use smolvm_sandbox::accelerator::AcceleratorError;
 use smolvm_sandbox::control::{StartFailure, StartFailureKind};
 use smolvm_sandbox::message::{Refusal, RefusalCode};
 use smolvm_sandbox::{
-    AccessError, CopyError, CreateError, EnvError, ErrorKind, ExecError, NetworkError, PlanError,
-    PortForwardError, SandboxState, SpecError, StartError, StoreError,
+    AccessError, CopyError, CreateError, EnvError, ErrorKind, ExecError, LogError, NetworkError,
+    PlanError, PortForwardError, SandboxState, SecretsError, SpecError, StartError, StoreError,
 };
 
 use crate::failure::Failure;
@@ -77,6 +77,21 @@ impl From<PortForwardError> for Failure {
     }
 }
 
+impl From<SecretsError> for Failure {
+    fn from(error: SecretsError) -> Self {
+        Self::of(&error, error.kind(), Advice::code("secrets"))
+    }
+}
+
+impl From<LogError> for Failure {
+    fn from(error: LogError) -> Self {
+        match error {
+            LogError::Store(error) => error.into(),
+            LogError::Read(_) => Self::of(&error, error.kind(), Advice::none()),
+        }
+    }
+}
+
 impl From<NetworkError> for Failure {
     fn from(error: NetworkError) -> Self {
         match error {
@@ -108,6 +123,7 @@ impl From<CreateError> for Failure {
             CreateError::Cache(error) => on_cache(error),
             CreateError::Overlay(error) => on_overlay(error),
             CreateError::Copy(_) => on_full_disk(&error),
+            CreateError::Secrets(_) => Advice::code("secrets"),
             CreateError::Custom(_) => Advice::code("unusable_file"),
             CreateError::KeptDiskSize { .. } => Advice::code("kept_disk_size"),
         };

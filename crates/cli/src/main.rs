@@ -21,7 +21,6 @@ mod context;
 mod failure;
 mod hints;
 mod interrupts;
-mod log_files;
 mod output;
 mod session;
 mod settings;

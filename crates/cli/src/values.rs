@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use smolvm_sandbox::control::Forward;
 use smolvm_sandbox::{
-    DiskMib, EngineChoice, MemoryMib, Mode, Rule, RuleError, SandboxId, VcpuCount,
+    DiskMib, EngineChoice, HttpRule, HttpRuleError, MemoryMib, Mode, NameError, NamePattern, Rule,
+    RuleError, SandboxId, VcpuCount,
 };
 
 /// Parses a size with an optional unit; a bare number is MiB.
@@ -82,6 +83,36 @@ pub(crate) fn deny_rule(text: &str) -> Result<Rule, String> {
 /// Parses a rule.
 pub(crate) fn rule(text: &str) -> Result<Rule, String> {
     text.parse().map_err(|error: RuleError| error.to_string())
+}
+
+/// A secret as typed: its name, and the hosts that get its value.
+#[derive(Clone, Debug)]
+pub(crate) struct SecretArg {
+    pub(crate) name: String,
+    pub(crate) hosts: Vec<NamePattern>,
+}
+
+/// Parses `NAME@HOST[,HOST]`.
+pub(crate) fn secret(text: &str) -> Result<SecretArg, String> {
+    let (name, hosts) = text
+        .split_once('@')
+        .ok_or("a secret is NAME@HOST, as in API_KEY@api.example.com")?;
+    let hosts = hosts.split(',').map(|host| {
+        host.parse()
+            .map_err(|error: NameError| format!("host '{host}': {error}"))
+    });
+    Ok(SecretArg {
+        name: name.to_owned(),
+        hosts: hosts.collect::<Result<_, _>>()?,
+    })
+}
+
+/// Checks a rule for requests, and returns its text.
+pub(crate) fn http_rule(text: &str) -> Result<String, String> {
+    let checked: Result<HttpRule, HttpRuleError> = text.parse();
+    checked
+        .map(|_| text.to_owned())
+        .map_err(|error| error.to_string())
 }
 
 fn rule_of(action: &str, text: &str) -> Result<Rule, String> {

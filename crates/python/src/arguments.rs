@@ -6,11 +6,13 @@ use std::path::PathBuf;
 use pyo3::prelude::*;
 use smolvm_sandbox::{
     AskedForward, CustomBoot, DiskMib, Lifetime, MemoryMib, PortForwards, SandboxId, SandboxSpec,
-    SpecError, VcpuCount,
+    SecretSpec, SpecError, VcpuCount,
 };
 
 use crate::failure::Failure;
 use crate::installation::variable;
+use crate::network::{PolicyArgument, policy};
+use crate::secrets::{SecretArgument, secret};
 
 /// A sandbox as Python asks for it; absent values are the library's defaults.
 #[derive(FromPyObject)]
@@ -34,6 +36,10 @@ pub(crate) struct SpecArguments {
     is_shared: bool,
     keeps_disk: bool,
     port_forwards: Vec<ForwardArgument>,
+    network: Option<PolicyArgument>,
+    network_rate_mbps: Option<u32>,
+    secrets: Vec<SecretArgument>,
+    http_rules: Vec<String>,
     /// Variables to set in the guest once it has booted.
     pub(crate) env_vars: BTreeMap<String, String>,
 }
@@ -66,7 +72,20 @@ impl SpecArguments {
         spec.keeps_disk = self.keeps_disk;
         spec.port_forwards = port_forwards(&self.port_forwards)?;
         spec.custom = self.custom();
+        if let Some(asked) = &self.network {
+            spec.network = policy("network", asked)?;
+        }
+        spec.network_rate_mbps = self.network_rate_mbps;
+        spec.http_rules.clone_from(&self.http_rules);
         Ok(spec)
+    }
+
+    /// Returns the secrets, with their values.
+    pub(crate) fn secrets(&self) -> Result<Vec<SecretSpec>, Failure> {
+        let secrets = self.secrets.iter();
+        secrets
+            .map(|asked| secret(&format!("secrets.{}", asked.0), asked))
+            .collect()
     }
 
     fn custom(&self) -> Option<CustomBoot> {

@@ -13,8 +13,8 @@ use pyo3::types::{PyBytes, PyDict, PyType};
 use smolvm_image::{CacheError, KeyPairError, PublicKeyError, SshImageError};
 use smolvm_sandbox::message::{Refusal, RefusalCode};
 use smolvm_sandbox::{
-    AccessError, CopyError, CreateError, EndReason, EnvError, ErrorKind, ExecError, SpecError,
-    StartError, StoreError,
+    AccessError, CopyError, CreateError, EndReason, EnvError, ErrorKind, ExecError, LogError,
+    NetworkError, SettingsError, SpecError, StartError, StoreError,
 };
 
 /// Why a call from Python fails.
@@ -52,6 +52,15 @@ pub(crate) enum Failure {
     /// Environment variables could not be read or changed.
     #[error(transparent)]
     Env(#[from] EnvError),
+    /// The older settings of the network are not legal.
+    #[error(transparent)]
+    InternetSettings(#[from] SettingsError),
+    /// What a sandbox may reach could not be changed.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// A log cannot be read.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// An image cannot be built.
     #[error(transparent)]
     Image(#[from] Box<SshImageError>),
@@ -153,6 +162,9 @@ impl Failure {
             Self::Exec(error) => error.kind(),
             Self::Copy(error) => error.kind(),
             Self::Env(error) => error.kind(),
+            Self::InternetSettings(_) => ErrorKind::InvalidInput,
+            Self::Network(error) => error.kind(),
+            Self::Log(error) => error.kind(),
             Self::Image(error) => image_kind(error),
             Self::PublicKey(_) => ErrorKind::InvalidInput,
             Self::Cache(_) | Self::KeyPair(_) => ErrorKind::Host,
@@ -186,7 +198,11 @@ impl Failure {
             | Self::Access(AccessError::Store(error))
             | Self::Exec(ExecError::Access(AccessError::Store(error)))
             | Self::Copy(CopyError::Guest(AccessError::Store(error)))
-            | Self::Env(EnvError::Access(AccessError::Store(error))) => Some(error),
+            | Self::Env(EnvError::Access(AccessError::Store(error)))
+            | Self::Network(
+                NetworkError::Store(error) | NetworkError::Access(AccessError::Store(error)),
+            )
+            | Self::Log(LogError::Store(error)) => Some(error),
             _ => None,
         }
     }
@@ -252,6 +268,9 @@ impl Failure {
                     known.join(", ")
                 );
                 class(py, &IMAGE, "ImageError")?.call1((message, self.details(py)?))
+            }
+            Self::Network(NetworkError::NoSuchRule { .. }) => {
+                class(py, &VALIDATION, "ValidationError")?.call1((chain(self), self.details(py)?))
             }
             Self::Image(_) | Self::PublicKey(_) => {
                 class(py, &IMAGE, "ImageError")?.call1((chain(self), self.details(py)?))

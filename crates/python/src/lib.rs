@@ -22,12 +22,14 @@ mod host;
 mod images;
 mod installation;
 mod jobs;
+mod network;
 mod operation;
 mod ownership;
 mod process;
 mod run;
 mod runtime;
 mod sandbox;
+mod secrets;
 
 use pyo3::prelude::*;
 
@@ -48,6 +50,10 @@ mod _native {
     #[pymodule_export]
     use crate::jobs::{AttachedJob, attach_job, list_jobs, remove_job, start_job, wait_job};
     #[pymodule_export]
+    use crate::network::{
+        NetworkLog, change_network, check_network, internet_policy, network_log, network_policy,
+    };
+    #[pymodule_export]
     use crate::operation::Operation;
     #[pymodule_export]
     use crate::ownership::{after_fork, at_exit};
@@ -55,6 +61,8 @@ mod _native {
     use crate::process::Process;
     #[pymodule_export]
     use crate::sandbox::{Sandbox, create, list, open, reap};
+    #[pymodule_export]
+    use crate::secrets::{check_http_rules, check_secret};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -20,7 +20,7 @@ use crate::core::Core;
 use crate::failure::Failure;
 use crate::installation::installation;
 use crate::operation::Operation;
-use crate::{files, ownership, process, run};
+use crate::{files, network, ownership, process, run};
 
 /// What every Python handle on one sandbox shares.
 #[pyclass(frozen, module = "smolvm._native")]
@@ -44,14 +44,15 @@ pub(crate) fn create(
 ) -> PyResult<Operation> {
     let prepared = || -> Result<_, Failure> {
         let installation = Arc::new(installation(data_dir.as_deref(), &bundled)?);
-        Ok((spec.spec()?, installation))
+        Ok((spec.spec()?, spec.secrets()?, installation))
     };
-    let (sandbox_spec, installation) = prepared().map_err(|failure| failure.into_py_err(py))?;
+    let (sandbox_spec, secrets, installation) =
+        prepared().map_err(|failure| failure.into_py_err(py))?;
     let is_leased = sandbox_spec.lifetime == Lifetime::Leased;
     let make = async move {
         reap_once(installation.clone()).await?;
-        let library =
-            Library::create(installation.clone(), sandbox_spec, Arc::new(NoProgress)).await?;
+        let (at, progress) = (installation.clone(), Arc::new(NoProgress));
+        let library = Library::create_with_secrets(at, sandbox_spec, secrets, progress).await?;
         library.set_initial_env(spec.env_vars).await;
         Ok::<_, Failure>(Core::new(installation, library))
     };
@@ -184,6 +185,10 @@ fn info_dict<'py>(
     let forwards = info.spec.port_forwards.as_slice().iter();
     let ports = forwards.map(|forward| (forward.host_port, forward.guest_port));
     known.set_item("port_forwards", ports.collect::<Vec<_>>())?;
+    known.set_item("network", network::parts(&info.spec.network))?;
+    known.set_item("network_rate_mbps", info.spec.network_rate_mbps)?;
+    known.set_item("http_rules", &info.spec.http_rules)?;
+    known.set_item("addresses", network::addresses(py, info)?)?;
     known.set_item("pid", pid)?;
     known.set_item("disk_used_bytes", info.disk_used_bytes)?;
     known.set_item("created_unix_ms", info.created_unix_ms)?;

@@ -28,22 +28,22 @@ mod installation;
 pub mod jail;
 mod jobs;
 mod kind;
+mod log_files;
 mod multiplexer;
 pub mod network;
+mod network_log;
 mod plan;
 mod port_forwards;
 mod process;
 mod record;
 mod sandbox;
+mod secrets;
 mod socket;
 mod spec;
 mod state;
 mod store;
 pub mod supervisor;
-#[expect(
-    unsafe_code,
-    reason = "takes over an inherited descriptor; the module says how"
-)]
+#[expect(unsafe_code, reason = "takes over descriptors; the module says how")]
 pub mod sys;
 mod text;
 mod tree;
@@ -57,15 +57,19 @@ pub use files::{DirectoryEntry, FileReader, FileWriter};
 pub use installation::Installation;
 pub use jobs::{AttachedJob, JobEvent, JobOutput, random_job_name};
 pub use kind::ErrorKind;
+pub use log_files::{LogError, LogFiles};
 pub use network::NetworkError;
+pub use network_log::NetworkLog;
 pub use plan::{PlanError, SupervisorPlan};
 pub use port_forwards::{AskedForward, PortForwardError, PortForwards};
 pub use process::{JAIL_COMMAND, LOCK_FD, SUPERVISE_COMMAND};
 pub use record::RecordError;
 pub use sandbox::{CreateError, Sandbox, StartError, StartReport, Started};
+pub use secrets::{MAX_SECRETS, SecretGrant, SecretsError};
 pub use smolvm_network::{
-    Event as NetworkEvent, Mode, NetworkPolicy, PolicyError, Record as NetworkRecord, Rule,
-    RuleError, SettingsError, Verdict as NetworkVerdict, from_internet_settings,
+    Action as RuleAction, Event as NetworkEvent, HttpRule, HttpRuleError, Mode, NameError,
+    NamePattern, NetworkPolicy, PolicyError, Record as NetworkRecord, Rule, RuleError, SecretError,
+    SecretSpec, SettingsError, Verdict as NetworkVerdict, from_internet_settings,
 };
 pub use smolvm_protocol::{control, message, probe};
 pub use spec::{

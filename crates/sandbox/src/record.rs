@@ -210,6 +210,16 @@ impl SandboxDir {
         self.path.join("plan.json")
     }
 
+    /// Returns the values of the sandbox's secrets.
+    pub(crate) fn secrets(&self) -> PathBuf {
+        self.path.join("secrets.json")
+    }
+
+    /// Returns the sandbox's certificate authority with its key.
+    pub(crate) fn authority(&self) -> PathBuf {
+        self.path.join("authority.pem")
+    }
+
     fn spec(&self) -> PathBuf {
         self.path.join("spec.json")
     }
@@ -269,17 +279,23 @@ fn check_version(path: PathBuf, found: u32) -> Result<(), RecordError> {
 /// Writes `value` as JSON so that a reader finds the old file or the new one, never a part.
 pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), RecordError> {
     let write = || -> io::Result<()> {
-        let directory = path.parent().unwrap_or_else(|| Path::new("."));
-        let mut file = tempfile::NamedTempFile::new_in(directory)?;
-        serde_json::to_writer_pretty(&mut file, value)?;
-        file.write_all(b"\n")?;
-        file.persist(path)?;
-        Ok(())
+        let mut text = serde_json::to_vec_pretty(value)?;
+        text.push(b'\n');
+        write_private(path, &text)
     };
     write().map_err(|source| RecordError::Write {
         path: path.to_owned(),
         source,
     })
+}
+
+/// Writes a file that its owner alone reads (tempfile makes it with mode 0600).
+pub(crate) fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    let directory = path.parent().unwrap_or_else(|| Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(directory)?;
+    file.write_all(content)?;
+    file.persist(path)?;
+    Ok(())
 }
 
 /// Reads a JSON file of at most [`MAX_FILE_BYTES`].

@@ -26,9 +26,10 @@ use crate::process;
 use crate::record::{RecordError, SandboxDir};
 use crate::store::{OwnerLock, SandboxInfo, SandboxLock, Store, StoreError};
 use crate::{
-    EngineChoice, EnvError, ErrorKind, Installation, Lifetime, SandboxId, SandboxSpec, SandboxState,
+    EngineChoice, EnvError, ErrorKind, Installation, Lifetime, SandboxId, SandboxSpec,
+    SandboxState, SecretGrant, SecretSpec, SecretsError,
 };
-use crate::{sys, text};
+use crate::{secrets, sys, text};
 
 /// How long another process may take to start the sandbox: its own patience with an emulated
 /// guest, and some.
@@ -75,6 +76,9 @@ pub enum CreateError {
         /// The kept disk.
         path: PathBuf,
     },
+    /// Its secrets, or rules for its requests, are not legal or cannot be kept.
+    #[error(transparent)]
+    Secrets(#[from] SecretsError),
     /// The writable disk could not be copied.
     #[error("copy the sandbox's disk")]
     Copy(#[from] smolvm_image::CopyError),
@@ -88,6 +92,7 @@ impl CreateError {
             Self::UnknownImage { .. } | Self::Custom(_) => ErrorKind::InvalidInput,
             Self::KeptDiskSize { .. } => ErrorKind::Conflict,
             Self::Store(error) => error.kind(),
+            Self::Secrets(error) => error.kind(),
             Self::Cache(_) | Self::Overlay(_) | Self::Copy(_) => ErrorKind::Host,
         }
     }
@@ -239,9 +244,25 @@ impl Sandbox {
     /// When the name is taken, the image unknown, or the disk cannot be made. Nothing is left.
     pub async fn create(
         installation: Arc<Installation>,
-        mut spec: SandboxSpec,
+        spec: SandboxSpec,
         progress: Arc<dyn Progress>,
     ) -> Result<Self, CreateError> {
+        Self::create_with_secrets(installation, spec, Vec::new(), progress).await
+    }
+
+    /// Creates a sandbox as [`Sandbox::create`] does, with secrets that its guest never has.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`Sandbox::create`], and when the secrets cannot be had together.
+    pub async fn create_with_secrets(
+        installation: Arc<Installation>,
+        mut spec: SandboxSpec,
+        secrets: Vec<SecretSpec>,
+        progress: Arc<dyn Progress>,
+    ) -> Result<Self, CreateError> {
+        secrets::check(&spec, &secrets)?;
+        spec.secrets = secrets.iter().map(SecretGrant::of).collect();
         spec.custom = spec.custom.as_ref().map(custom::checked).transpose()?;
         let store = Store::open(&installation.data_dir)?;
         let id = spec.id.clone();
@@ -261,7 +282,8 @@ impl Sandbox {
                     &making.kept_disk(&spec.id),
                     &cache_dir,
                     &*progress,
-                )
+                )?;
+                Ok::<_, CreateError>(secrets::keep(&spec, &secrets, directory)?)
             })?;
             // The sandbox has it now; until it was complete, the disk had both names.
             making.forget_kept_disk(&spec.id, lock.directory());
@@ -370,8 +392,10 @@ impl Sandbox {
             self.remove_failed();
         }
         let report = outcome?;
-        if !ownership.initial_env.is_empty() {
-            self.set_env(&ownership.initial_env, true)
+        let mut variables = ownership.initial_env.clone();
+        variables.extend(secrets::placeholders(&spec));
+        if !variables.is_empty() {
+            self.set_env(&variables, true)
                 .await
                 .map_err(StartError::Environment)?;
             ownership.initial_env.clear();

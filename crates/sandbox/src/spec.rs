@@ -8,7 +8,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use smolvm_network::NetworkPolicy;
 
-use crate::{ErrorKind, PortForwards};
+use crate::{ErrorKind, PortForwards, SecretGrant};
 
 /// Why a value of a specification is not legal.
 #[derive(Debug, thiserror::Error)]
@@ -297,6 +297,12 @@ pub struct SandboxSpec {
     /// How fast it may send and receive, in megabits (10^6 bits) per second.
     #[serde(default)]
     pub network_rate_mbps: Option<u32>,
+    /// Its secrets, without their values.
+    #[serde(default)]
+    pub secrets: Vec<SecretGrant>,
+    /// Which requests it may make, as text: see [`HttpRule`](smolvm_network::HttpRule).
+    #[serde(default)]
+    pub http_rules: Vec<String>,
     /// Whether its disk stays when it is deleted, for the next sandbox of the same name.
     #[serde(default)]
     pub keeps_disk: bool,
@@ -342,6 +348,8 @@ impl SandboxSpec {
             custom: None,
             network: NetworkPolicy::default(),
             network_rate_mbps: None,
+            secrets: Vec::new(),
+            http_rules: Vec::new(),
             keeps_disk: false,
             port_forwards: PortForwards::default(),
         }

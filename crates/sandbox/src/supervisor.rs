@@ -38,7 +38,7 @@ use crate::plan::SupervisorPlan;
 use crate::record::{RecordError, SandboxDir, StateFile};
 use crate::state::{SandboxState, Transition};
 use crate::store::{SandboxLock, Store, StoreError};
-use crate::{ErrorKind, socket, text};
+use crate::{ErrorKind, SecretsError, secrets, socket, text};
 use driver::Driver;
 pub use forwards::BindError;
 use forwards::Forwards;
@@ -64,6 +64,9 @@ pub enum SuperviseError {
     /// The gateway of the sandbox's network could not be started.
     #[error("start the network's log")]
     Network(#[source] io::Error),
+    /// The sandbox's secrets cannot be used.
+    #[error(transparent)]
+    Secrets(#[from] SecretsError),
     /// The machine could not be started.
     #[error(transparent)]
     Boot(#[from] BootError),
@@ -79,6 +82,7 @@ impl SuperviseError {
         match self {
             Self::Record(error) => error.kind(),
             Self::Store(error) => error.kind(),
+            Self::Secrets(error) => error.kind(),
             Self::Forwards(BindError::Taken { .. }) => ErrorKind::Conflict,
             Self::Listen(_)
             | Self::Network(_)
@@ -178,7 +182,8 @@ fn start_network(
         return Ok(None);
     };
     let (spec, _) = directory.read_spec()?;
-    Network::start(link, device, &spec, directory)
+    let content = secrets::content(&spec, directory)?;
+    Network::start(link, device, &spec, directory, content)
         .map(Some)
         .map_err(SuperviseError::Network)
 }
@@ -206,6 +211,7 @@ fn failure_before_boot(error: &SuperviseError) -> StartFailure {
         | SuperviseError::Boot(BootError::Socket(_))
         | SuperviseError::Listen(_)
         | SuperviseError::Network(_)
+        | SuperviseError::Secrets(_)
         | SuperviseError::Signals(_) => StartFailureKind::Host,
     };
     StartFailure {

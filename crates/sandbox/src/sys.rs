@@ -1,4 +1,5 @@
-//! The unsafe code of this crate: taking over a descriptor that was inherited under a number.
+//! The unsafe code of this crate: taking over a descriptor that was inherited under a number, and
+//! waiting for one in the runtime.
 
 use std::fs::File;
 use std::io;
@@ -6,6 +7,7 @@ use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
 use rustix::io::FdFlags;
+use tokio::io::unix::AsyncFd;
 
 use crate::process::LOCK_FD;
 
@@ -32,6 +34,18 @@ pub unsafe fn take_inherited_lock() -> io::Result<File> {
             Err(error.into())
         }
     }
+}
+
+/// Registers `descriptor` with the runtime of this task.
+///
+/// # Errors
+///
+/// When the kernel refuses to watch it, as for a regular file.
+pub(crate) fn watch(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd is open and names the same file description until it is dropped, and the
+    // AsyncFd owns it from here on.
+    let registered = unsafe { AsyncFd::register(descriptor) };
+    registered.map_err(io::Error::from)
 }
 
 /// Closes the descriptor under `inherited` in a process that fork(2) made, leaving `/dev/null`

@@ -28,11 +28,13 @@ pub(crate) struct Args {
 
 /// Creates the sandbox.
 pub(crate) async fn run(args: Args, context: &Context) -> Result<Report, Failure> {
+    let secrets = args.sandbox.secrets()?;
     let spec = args.sandbox.spec(Lifetime::Persistent, &context.settings)?;
     let id = spec.id.clone();
     let activity = context.activity("creating sandbox");
     let installation = context.installation.clone();
-    let sandbox = Sandbox::create(installation, spec, activity.progress()).await?;
+    let progress = activity.progress();
+    let sandbox = Sandbox::create_with_secrets(installation, spec, secrets, progress).await?;
     let is_started = args.start || args.boot_timeout.is_some();
     if is_started {
         let progress = activity.progress();

@@ -7,7 +7,6 @@ use smolvm_sandbox::{ErrorKind, SandboxId};
 
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::log_files::{Changes, LogFiles, read_error};
 use crate::output::{self, Report};
 use crate::{text, values};
 
@@ -45,28 +44,22 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<Report, Failure
     } else {
         info.console_logs()
     };
-    // Watched before it is read: what comes in between is told of.
-    let changes = match args.follow {
-        true => Some(Changes::of(&info.directory).map_err(|error| read_error(&error))?),
-        false => None,
-    };
-    let mut log = LogFiles::read(&logs).map_err(|error| read_error(&error))?;
+    let (content, mut log) = sandbox.read_log(&logs)?;
     let content = match args.tail {
-        Some(lines) => last_lines(&log.content, lines),
-        None => &log.content,
+        Some(lines) => last_lines(&content, lines),
+        None => &content,
     };
-    let Some(mut changes) = changes else {
+    if !args.follow {
         let lines: Vec<String> = text::printable(content)
             .lines()
             .map(str::to_owned)
             .collect();
         return Ok(Report::new(json!({"lines": lines}), shown(content)));
-    };
+    }
     output::stream(&shown(content))?;
-    log.follow(&sandbox, &mut changes, |piece| {
-        output::stream(&shown(piece))
-    })
-    .await?;
+    while let Some(piece) = log.next().await? {
+        output::stream(&shown(&piece))?;
+    }
     Ok(Report::default())
 }
 

@@ -1,9 +1,11 @@
 //! Arguments that say what a sandbox may reach.
 
-use smolvm_sandbox::{Mode, NetworkError, NetworkPolicy, Rule};
+use smolvm_sandbox::{
+    ErrorKind, Mode, NetworkError, NetworkPolicy, Rule, SecretSpec, SecretsError,
+};
 
 use crate::failure::Failure;
-use crate::values;
+use crate::values::{self, SecretArg};
 
 /// Fastest network that can be asked for, in megabits per second; more is no limit.
 const MAX_RATE_MBPS: i64 = 1_000_000;
@@ -26,6 +28,16 @@ pub(crate) struct NetworkArgs {
     #[arg(long, value_name = "RULE", value_parser = values::deny_rule)]
     deny: Vec<Rule>,
 
+    /// A secret: the guest has a placeholder in its variable NAME, and requests to HOST get the
+    /// value of smolvm's own variable NAME; can be given more than once.
+    #[arg(long = "secret", value_name = "NAME@HOST[,HOST]", value_parser = values::secret)]
+    secrets: Vec<SecretArg>,
+
+    /// The only requests that a host takes, as in 'GET,POST api.example.com/v1/*'; can be given
+    /// more than once.
+    #[arg(long = "http", value_name = "RULE", value_parser = values::http_rule)]
+    http_rules: Vec<String>,
+
     /// How fast it may send, and receive, in megabits per second.
     #[arg(
         long,
@@ -38,18 +50,35 @@ pub(crate) struct NetworkArgs {
 impl NetworkArgs {
     /// Returns what the sandbox may reach.
     pub(crate) fn policy(&self) -> Result<NetworkPolicy, Failure> {
-        // Who says what is allowed does not mean everything else as well.
-        let default = match self.allow.is_empty() {
-            true => Mode::Open,
-            false => Mode::Restricted,
-        };
         let rules = self.allow.iter().chain(&self.deny).cloned().collect();
-        let policy = NetworkPolicy::new(self.net.unwrap_or(default), rules);
+        let policy = NetworkPolicy::asked(self.net, rules);
         Ok(policy.map_err(NetworkError::from)?)
+    }
+
+    /// Returns the secrets, with their values from the environment.
+    pub(crate) fn secrets(&self) -> Result<Vec<SecretSpec>, Failure> {
+        self.secrets.iter().map(with_value).collect()
+    }
+
+    /// Returns which requests it may make, as text.
+    pub(crate) fn http_rules(&self) -> &[String] {
+        &self.http_rules
     }
 
     /// Returns how fast the network may be, if there is a limit.
     pub(crate) const fn rate_mbps(&self) -> Option<u32> {
         self.network_rate
     }
+}
+
+fn with_value(secret: &SecretArg) -> Result<SecretSpec, Failure> {
+    let SecretArg { name, hosts } = secret;
+    let value = std::env::var(name).map_err(|_| {
+        let message = format!("secret {name}: there is no environment variable of this name");
+        Failure::new(ErrorKind::InvalidInput, message).hint(format!(
+            "set it for smolvm, not on its command line, which others can see: export {name}"
+        ))
+    })?;
+    let secret = SecretSpec::new(name, &value, hosts.clone());
+    Ok(secret.map_err(SecretsError::from)?)
 }

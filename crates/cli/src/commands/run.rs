@@ -7,7 +7,9 @@
 //!
 //! The sandbox is leased to this process: a death of any kind takes it along.
 
-use smolvm_sandbox::{End, EngineChoice, Lifetime, Sandbox, SandboxSpec, StartReport, accelerator};
+use smolvm_sandbox::{
+    End, EngineChoice, Lifetime, Sandbox, SandboxSpec, SecretSpec, StartReport, accelerator,
+};
 
 use serde_json::json;
 
@@ -45,10 +47,11 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<Report, Failure
     } else {
         Lifetime::Leased
     };
+    let secrets = args.sandbox.secrets()?;
     let spec = args.sandbox.spec(lifetime, &context.settings)?;
     let exec = args.program.exec(&context.settings)?;
     let mut interrupts = Interrupts::listen()?;
-    let (sandbox, started) = started(&spec, context, &mut interrupts).await?;
+    let (sandbox, started) = started(&spec, secrets, context, &mut interrupts).await?;
     let mut sink = Sink::new(context.settings.is_json);
     let ended = session::run(&sandbox, exec, &mut sink, &mut interrupts).await;
     // However the command ended: first the sandbox goes, then it is said how it ended.
@@ -78,13 +81,15 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<Report, Failure
 /// left of it.
 async fn started(
     spec: &SandboxSpec,
+    secrets: Vec<SecretSpec>,
     context: &Context,
     interrupts: &mut Interrupts,
 ) -> Result<(Sandbox, StartReport), Failure> {
     let activity = context.activity("starting sandbox");
-    let create = Sandbox::create(
+    let create = Sandbox::create_with_secrets(
         context.installation.clone(),
         spec.clone(),
+        secrets,
         activity.progress(),
     );
     // Not interrupted: it takes moments, and half of it could not be told from a live one.

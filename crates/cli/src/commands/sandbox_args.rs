@@ -6,7 +6,7 @@ use std::time::Duration;
 use smolvm_sandbox::control::Forward;
 use smolvm_sandbox::{
     CustomBoot, DEFAULT_DISK, DEFAULT_MEMORY, DEFAULT_VCPUS, DiskMib, EngineChoice, Lifetime,
-    MemoryMib, PortForwards, SandboxId, SandboxSpec, VcpuCount,
+    MemoryMib, PortForwards, SandboxId, SandboxSpec, SecretSpec, VcpuCount,
 };
 
 use crate::commands::network_args::NetworkArgs;
@@ -77,9 +77,6 @@ pub(crate) struct SandboxArgs {
     #[arg(short, long = "port", value_name = "HOST_PORT:GUEST_PORT", value_parser = values::forward)]
     ports: Vec<Forward>,
 
-    #[command(flatten)]
-    network: NetworkArgs,
-
     /// A root file system of your own instead of an image's: ext4, squashfs or erofs.
     #[arg(long, value_name = "FILE", conflicts_with = "image")]
     rootfs: Option<PathBuf>,
@@ -87,9 +84,18 @@ pub(crate) struct SandboxArgs {
     /// A kernel of your own.
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
+
+    // Last, as its heading holds for what follows.
+    #[command(flatten)]
+    network: NetworkArgs,
 }
 
 impl SandboxArgs {
+    /// Returns the secrets of the sandbox, with their values from the environment.
+    pub(crate) fn secrets(&self) -> Result<Vec<SecretSpec>, Failure> {
+        self.network.secrets()
+    }
+
     /// Returns the specification of the sandbox: flags, then the environment, then defaults.
     pub(crate) fn spec(
         self,
@@ -109,6 +115,7 @@ impl SandboxArgs {
             custom: custom_boot(self.kernel, self.rootfs),
             port_forwards: PortForwards::try_from(self.ports)?,
             network: self.network.policy()?,
+            http_rules: self.network.http_rules().to_vec(),
             network_rate_mbps: self.network.rate_mbps(),
             ..SandboxSpec::new(self.name.unwrap_or_else(SandboxId::random), lifetime)
         })

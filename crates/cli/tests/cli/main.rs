@@ -13,4 +13,5 @@ mod home;
 mod life;
 mod logs;
 mod programs;
+mod secrets;
 mod terminal;

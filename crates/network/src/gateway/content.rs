@@ -84,8 +84,7 @@ pub(crate) async fn carry_intercepted(
     name: &Name,
 ) -> End {
     let (mut ours, theirs) = tokio::io::duplex(PIPE_BYTES);
-    let interceptor = interceptor.with_proxy(proxy(flow));
-    let serve = serve_intercepted(flow, &interceptor, name, theirs, host);
+    let serve = serve_intercepted(flow, interceptor, name, theirs, host);
     let (end, served) = tokio::join!(carry(flow, relay, &mut ours, Some(name)), serve);
     match (end, served) {
         (End::Closed | End::ResetByGuest, Err(error)) => End::Unreadable(chain(&error)),
@@ -100,8 +99,9 @@ async fn serve_intercepted(
     guest: DuplexStream,
     host: TcpStream,
 ) -> Result<(), crate::InterceptError> {
+    let (proxy, dial) = (proxy(flow), dial(flow, host));
     interceptor
-        .serve(connection(flow), name.clone(), guest, dial(flow, host))
+        .serve(&proxy, connection(flow), name.clone(), guest, dial)
         .await
 }
 

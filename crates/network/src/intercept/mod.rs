@@ -70,32 +70,20 @@ pub enum InterceptError {
 pub struct Interceptor {
     leaves: Arc<Leaves>,
     tls: UpstreamTls,
-    proxy: HttpProxy,
 }
 
 impl Interceptor {
-    /// Returns an interceptor that makes certificates by `authority`, trusts servers by `tls`, and
-    /// has requests carried by `proxy`.
+    /// Returns an interceptor that makes certificates by `authority` and trusts servers by `tls`.
     #[must_use]
-    pub fn new(authority: Authority, tls: UpstreamTls, proxy: HttpProxy) -> Self {
+    pub fn new(authority: Authority, tls: UpstreamTls) -> Self {
         Self {
             leaves: Arc::new(Leaves::new(authority)),
             tls,
-            proxy,
         }
     }
 
-    /// Returns an interceptor with the same certificates that has requests carried by `proxy`.
-    #[must_use]
-    pub fn with_proxy(&self, proxy: HttpProxy) -> Self {
-        Self {
-            leaves: Arc::clone(&self.leaves),
-            tls: self.tls.clone(),
-            proxy,
-        }
-    }
-
-    /// Serves a connection whose `ClientHello` shows `host`, from that hello on.
+    /// Serves a connection whose `ClientHello` shows `host`, from that hello on. Its requests are
+    /// carried by `proxy`.
     ///
     /// # Errors
     ///
@@ -103,6 +91,7 @@ impl Interceptor {
     /// no error, but a response to the guest.
     pub async fn serve(
         &self,
+        proxy: &HttpProxy,
         connection: GuestConnection,
         host: Name,
         guest: impl Stream,
@@ -131,7 +120,7 @@ impl Interceptor {
         };
         let tls = self.tls.clone();
         let server = ServerTls { host, tls };
-        self.proxy
+        proxy
             .serve_intercepted(connection, server, version, guest, dial)
             .await?;
         Ok(())

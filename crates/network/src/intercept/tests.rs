@@ -84,18 +84,20 @@ async fn setup_to(server: SocketAddr, root: CertificateDer<'static>) -> Setup {
     let authority = Authority::new().expect("an authority");
     let certificate = authority.certificate_pem().to_owned();
     let tls = UpstreamTls::with_only(vec![root]).expect("a root");
-    let interceptor = Interceptor::new(authority, tls, proxy);
+    let interceptor = Interceptor::new(authority, tls);
     let dialler = Dialler::new(server);
     let dial = Arc::clone(&dialler);
     let gateway = gateway(move |guest| {
-        let (interceptor, dial) = (interceptor.clone(), Arc::clone(&dial));
+        let (interceptor, proxy, dial) = (interceptor.clone(), proxy.clone(), Arc::clone(&dial));
         async move {
             let host = host_of(&guest).await;
             let connection = GuestConnection {
                 number: 1,
                 port: 443,
             };
-            let _served = interceptor.serve(connection, host, guest, dial).await;
+            let _served = interceptor
+                .serve(&proxy, connection, host, guest, dial)
+                .await;
         }
     })
     .await;

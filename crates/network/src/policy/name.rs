@@ -189,7 +189,8 @@ impl fmt::Debug for Name {
 }
 
 /// Which names a rule is about.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum NamePattern {
     /// `*`: every name.
     Any,
@@ -238,6 +239,20 @@ impl FromStr for NamePattern {
             Some(domain) => domain.parse().map(Self::Below),
             None => text.parse().map(Self::Exact),
         }
+    }
+}
+
+impl TryFrom<String> for NamePattern {
+    type Error = NameError;
+
+    fn try_from(text: String) -> Result<Self, NameError> {
+        text.parse()
+    }
+}
+
+impl From<NamePattern> for String {
+    fn from(pattern: NamePattern) -> Self {
+        pattern.to_string()
     }
 }
 

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::Rule;
+use super::{Action, Rule};
 
 /// Why a policy is not legal.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -107,6 +107,22 @@ impl NetworkPolicy {
             return Err(PolicyError::TooManyRules { count: rules.len() });
         }
         Ok(Self { mode, rules })
+    }
+
+    /// Returns the policy that somebody asks for who need not say the mode: who says what is
+    /// allowed does not mean everything else as well.
+    ///
+    /// # Errors
+    ///
+    /// When there are too many rules.
+    pub fn asked(mode: Option<Mode>, rules: Vec<Rule>) -> Result<Self, PolicyError> {
+        let has_allowed = rules.iter().any(|rule| rule.action() == Action::Allow);
+        let default = if has_allowed {
+            Mode::Restricted
+        } else {
+            Mode::default()
+        };
+        Self::new(mode.unwrap_or(default), rules)
     }
 
     /// Returns the mode.

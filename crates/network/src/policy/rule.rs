@@ -139,6 +139,14 @@ pub struct Rule {
 }
 
 impl Rule {
+    /// Returns the rule's text without its action.
+    #[must_use]
+    pub fn subject(&self) -> String {
+        let text = self.to_string();
+        text.split_once(' ')
+            .map_or(String::new(), |(_, subject)| subject.to_owned())
+    }
+
     /// Returns what the rule does.
     #[must_use]
     pub const fn action(&self) -> Action {

@@ -162,6 +162,18 @@ impl SecretSpec {
         &self.placeholder
     }
 
+    /// Returns what its hosts get. It is to be kept where only its owner reads.
+    #[must_use]
+    pub fn value(&self) -> &str {
+        &self.value
+    }
+
+    /// Returns the hosts that it may be sent to.
+    #[must_use]
+    pub fn hosts(&self) -> &[NamePattern] {
+        &self.hosts
+    }
+
     /// Tells whether the secret may be sent to this host.
     #[must_use]
     pub fn is_for(&self, host: &Name) -> bool {

@@ -115,7 +115,7 @@ impl Driver {
         let settings = GuestSettings {
             max_processes: plan.max_processes,
             network: plan.boot.network.map(crate::network::guest_side),
-            ca_certificate: None,
+            ca_certificate: network.as_ref().and_then(Network::ca_certificate),
         };
         let (clients, commands) = Clients::start(listener);
         Self {

@@ -3,7 +3,7 @@
 use std::io;
 
 use smolvm_network::{
-    ContentConfig, EventLog, Gateway, GatewayConfig, NetworkPolicy, PolicyHandle, UpstreamConfig,
+    Event, EventLog, EventSink, Gateway, GatewayConfig, NetworkPolicy, PolicyHandle, UpstreamConfig,
 };
 use smolvm_protocol::control::NetworkChange;
 
@@ -12,6 +12,11 @@ use crate::bounded_log::{BoundedLog, MAX_NETWORK_LOG_BYTES};
 use crate::engine::{NetworkDevice, Stream};
 use crate::network::{self, NetworkError};
 use crate::record::SandboxDir;
+use crate::secrets::Content;
+use crate::text;
+
+/// Longest description of a policy in the log, in characters: some ten rules.
+const MAX_SUMMARY_CHARS: usize = 500;
 
 /// The gateway of a sandbox, and what it decides by.
 #[derive(Debug)]
@@ -19,7 +24,9 @@ pub(super) struct Network {
     policy: NetworkPolicy,
     handle: PolicyHandle,
     gateway: Gateway,
+    sink: EventSink,
     log: EventLog,
+    ca_certificate: Option<String>,
 }
 
 impl Network {
@@ -29,6 +36,7 @@ impl Network {
         device: NetworkDevice,
         spec: &SandboxSpec,
         directory: &SandboxDir,
+        content: Content,
     ) -> io::Result<Self> {
         let (sink, log) = EventLog::start(BoundedLog::append(
             directory.network_log(),
@@ -39,16 +47,23 @@ impl Network {
             link: network::gateway_side(device),
             policy: handle.clone(),
             upstream: UpstreamConfig::System,
-            content: ContentConfig::default(),
-            log: sink,
+            content: content.config,
+            log: sink.clone(),
             limits: network::limits_of(spec),
         };
         Ok(Self {
             policy: spec.network.clone(),
             handle,
             gateway: Gateway::start(link, config),
+            sink,
             log,
+            ca_certificate: content.ca_certificate,
         })
+    }
+
+    /// Returns the certificate authority, in PEM, that the guest is to trust.
+    pub(super) fn ca_certificate(&self) -> Option<String> {
+        self.ca_certificate.clone()
     }
 
     /// Changes what may be reached, now and after the next start.
@@ -60,15 +75,32 @@ impl Network {
         let policy = network::changed(&self.policy, change)?;
         directory.write_network(&policy)?;
         self.handle.set(&policy);
+        self.sink.record(Event::Policy {
+            summary: summary(&policy),
+        });
         self.policy = policy;
         Ok(())
     }
 
     /// Ends all connections and waits until the log is written.
     pub(super) async fn finish(self) {
-        self.gateway.end().await;
-        let log = self.log;
+        let Self {
+            gateway, sink, log, ..
+        } = self;
+        gateway.end().await;
+        drop(sink);
         // Everything that could record is gone, so this takes as long as writing does.
         let _panicked = tokio::task::spawn_blocking(move || log.finish()).await;
     }
+}
+
+/// Returns a policy in one line for people, of bounded length.
+fn summary(policy: &NetworkPolicy) -> String {
+    let rules = policy.rules().iter().map(ToString::to_string);
+    let rules: Vec<String> = rules.collect();
+    let line = match rules.is_empty() {
+        true => policy.mode().to_string(),
+        false => format!("{}: {}", policy.mode(), rules.join(", ")),
+    };
+    text::excerpt(&line, MAX_SUMMARY_CHARS)
 }

@@ -27,6 +27,12 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<Report, Failure
     let mut vm = context.vm_json(&info).await;
     vm["directory"] = json!(info.directory.to_string_lossy());
     vm["machine"] = json!(machine);
+    vm["network"] = json!(info.spec.network);
+    vm["http_rules"] = json!(info.spec.http_rules);
+    let secrets = info.spec.secrets.iter();
+    vm["secrets"] = secrets
+        .map(|secret| json!({"name": secret.name, "hosts": secret.hosts}))
+        .collect();
     let state = context.paint(colour_of(info.state), info.state.as_str());
     let since = text::age(elapsed_since(info.since_unix_ms));
     let mut pairs = vec![

@@ -77,8 +77,6 @@ fn run(inherited: Inherited) -> Result<(), Box<dyn std::error::Error>> {
     })
 }
 
-/// Takes the lease from standard input, and leaves `/dev/null` there: the client sees the end of
-/// the lease when its last copy is closed.
 /// Allows as many open files as the host allows: each connection of the guest's network is one,
 /// and the usual limit of 1,024 is there for programs that use select(2).
 fn raise_descriptor_limit() {
@@ -88,6 +86,8 @@ fn raise_descriptor_limit() {
     let _unchanged = setrlimit(Resource::Nofile, limit);
 }
 
+/// Takes the lease from standard input, and leaves `/dev/null` there: the client sees the end of
+/// the lease when its last copy is closed.
 fn take_lease() -> io::Result<std::os::unix::net::UnixStream> {
     let lease = io::stdin().as_fd().try_clone_to_owned()?;
     let nothing = OwnedFd::from(File::open("/dev/null")?);

@@ -72,6 +72,24 @@ const REQUIREMENTS: &[Requirement] = &[
         needed_by: NeededBy::Everyone,
     },
     Requirement {
+        program: "ip",
+        package: "iproute2",
+        reason: "joins the network namespaces of the network's tests",
+        needed_by: NeededBy::Everyone,
+    },
+    Requirement {
+        program: "curl",
+        package: "curl",
+        reason: "is a client in the network's tests",
+        needed_by: NeededBy::Everyone,
+    },
+    Requirement {
+        program: "git",
+        package: "git",
+        reason: "makes the repository that the network's tests clone",
+        needed_by: NeededBy::Everyone,
+    },
+    Requirement {
         program: "newuidmap",
         package: "uidmap",
         reason: "lets mmdebstrap build the root image without root",
@@ -242,7 +260,10 @@ mod tests {
                 "mmdebstrap",
                 "squashfs-tools",
                 "e2fsprogs",
-                "openssh-client"
+                "openssh-client",
+                "iproute2",
+                "curl",
+                "git"
             ]
         );
     }
@@ -257,6 +278,9 @@ mod tests {
                 "usr/bin/sqfstar",
                 "usr/sbin/mke2fs",
                 "usr/bin/ssh-keygen",
+                "usr/sbin/ip",
+                "usr/bin/curl",
+                "usr/bin/git",
             ],
         );
         assert_eq!(packages(&missing(&host.finder(), false)), ["uidmap"]);
@@ -272,6 +296,9 @@ mod tests {
                 "usr/bin/sqfstar",
                 "usr/sbin/mke2fs",
                 "usr/bin/ssh-keygen",
+                "usr/sbin/ip",
+                "usr/bin/curl",
+                "usr/bin/git",
             ],
         );
         let missing = missing(&host.finder(), true);
@@ -292,6 +319,9 @@ mod tests {
                 "usr/bin/sqfstar",
                 "usr/sbin/mke2fs",
                 "usr/bin/ssh-keygen",
+                "usr/sbin/ip",
+                "usr/bin/curl",
+                "usr/bin/git",
             ],
         );
         let missing = missing(&host.finder(), false);

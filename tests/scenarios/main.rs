@@ -10,6 +10,7 @@ mod jail;
 mod jobs;
 mod lifecycle;
 mod limits;
+mod network;
 mod ports;
 mod refusals;
 mod ssh_images;

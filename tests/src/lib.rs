@@ -4,10 +4,11 @@
 //! of `target/release`. When it is dropped, nothing may be left: no process, no socket, no file.
 
 pub mod alpine_mirror;
+pub mod lab;
 pub mod library;
 pub mod roots;
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
@@ -26,6 +27,8 @@ pub const PATIENCE: Duration = Duration::from_secs(180);
 pub struct Host {
     home: tempfile::TempDir,
     environment: Vec<(String, String)>,
+    /// The command that starts `smolvm`, where it is not started as it is.
+    launcher: Vec<OsString>,
 }
 
 /// What a command has done.
@@ -95,7 +98,15 @@ impl Host {
         Self {
             home,
             environment: Vec::new(),
+            launcher: Vec::new(),
         }
+    }
+
+    /// Returns the same host with every command started by this one.
+    #[must_use]
+    pub(crate) fn started_by(mut self, launcher: Vec<OsString>) -> Self {
+        self.launcher = launcher;
+        self
     }
 
     /// Returns the same host with a variable of the environment set for every command.
@@ -124,8 +135,11 @@ impl Host {
     /// Returns a `smolvm` command on this host.
     #[must_use]
     pub fn command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
-        let mut command = Command::new(binary("smolvm"));
+        let mut words = self.launcher.clone();
+        words.push(binary("smolvm").into());
+        let mut command = Command::new(&words[0]);
         command
+            .args(&words[1..])
             .args(arguments)
             .env("SMOLVM_DATA_DIR", self.data_dir())
             .envs(self.environment.iter().map(|(name, value)| (name, value)))

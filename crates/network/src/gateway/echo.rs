@@ -35,19 +35,15 @@ pub(crate) fn identifier(message: &[u8], is_ipv4: bool) -> Option<u16> {
 
 fn request(message: &[u8], is_ipv4: bool) -> Option<Ping<'_>> {
     let unchecked = ChecksumCapabilities::ignored();
-    if is_ipv4 {
+    let (identifier, sequence, data) = if is_ipv4 {
         let packet = Icmpv4Packet::new_checked(message).ok()?;
         match Icmpv4Repr::parse(&packet, &unchecked).ok()? {
             Icmpv4Repr::EchoRequest {
                 ident,
                 seq_no,
                 data,
-            } => Some(Ping {
-                identifier: ident,
-                sequence: seq_no,
-                data,
-            }),
-            _ => None,
+            } => (ident, seq_no, data),
+            _ => return None,
         }
     } else {
         let any = std::net::Ipv6Addr::UNSPECIFIED;
@@ -57,14 +53,15 @@ fn request(message: &[u8], is_ipv4: bool) -> Option<Ping<'_>> {
                 ident,
                 seq_no,
                 data,
-            } => Some(Ping {
-                identifier: ident,
-                sequence: seq_no,
-                data,
-            }),
-            _ => None,
+            } => (ident, seq_no, data),
+            _ => return None,
         }
-    }
+    };
+    Some(Ping {
+        identifier,
+        sequence,
+        data,
+    })
 }
 
 /// Carries pings there and answers back until none has come for a while.

@@ -38,8 +38,14 @@ fn guest_has_its_name_its_size_and_a_clean_root() {
         .text();
     let disk_mib: u32 = disk.parse().expect("a number");
     assert!((240..=300).contains(&disk_mib), "{disk_mib} MiB");
-    let network = host.sh("my-box", "ls /sys/class/net").ok().text();
-    assert_eq!(network, "lo\n", "no network card in this version");
+}
+
+#[test]
+fn guest_without_a_network_has_no_card() {
+    let host = Host::new();
+    host.start("cut-off", &["--net", "off"]);
+    let network = host.sh("cut-off", "ls /sys/class/net").ok().text();
+    assert_eq!(network, "lo\n");
 }
 
 #[test]

@@ -141,11 +141,12 @@ fn damaged_cache_file_is_noticed_made_again_and_told() {
     let host =
         Host::new().with_environment("SMOLVM_CACHE_DIR", cache.path().to_str().expect("UTF-8"));
     copy_prepared_cache(cache.path());
-    let initramfs = find(cache.path(), "initramfs.cpio");
-    let mut bytes = fs::read(&initramfs).expect("readable");
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 0x10;
-    fs::write(&initramfs, &bytes).expect("written");
+    for initramfs in find(cache.path(), "initramfs.cpio") {
+        let mut bytes = fs::read(&initramfs).expect("readable");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 0x10;
+        fs::write(&initramfs, &bytes).expect("written");
+    }
 
     let outcome = host.smolvm(&["run", "--", "echo", "fine"]).ok();
     assert_eq!(outcome.text(), "fine\n");
@@ -165,17 +166,20 @@ fn copy_prepared_cache(to: &Path) {
     assert!(copy.expect("cp runs").success());
 }
 
-/// Returns the file below `directory` whose name starts with `name`.
-fn find(directory: &Path, name: &str) -> PathBuf {
+/// Returns the files below `directory` whose names start with `name`: a cache keeps those of
+/// earlier versions, too.
+fn find(directory: &Path, name: &str) -> Vec<PathBuf> {
     let mut unseen = vec![directory.to_owned()];
+    let mut found = Vec::new();
     while let Some(directory) = unseen.pop() {
         for entry in fs::read_dir(directory).expect("readable").flatten() {
             if entry.file_type().expect("known").is_dir() {
                 unseen.push(entry.path());
             } else if entry.file_name().to_string_lossy().starts_with(name) {
-                return entry.path();
+                found.push(entry.path());
             }
         }
     }
-    panic!("no {name} in the cache");
+    assert!(!found.is_empty(), "no {name} in the cache");
+    found
 }

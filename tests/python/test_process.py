@@ -7,7 +7,7 @@ import gc
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -373,6 +373,15 @@ def test_cancelled_read_loses_nothing(vm: SmolVM) -> None:
     assert asyncio.run(main()) == ["one", "two"]
 
 
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """Takes interrupts as a program on a terminal does, also where a runner ignores them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
 def test_interrupt_ends_the_wait_and_not_the_command(vm: SmolVM) -> None:
     process = vm.exec(["sleep", "300"])
     timer = threading.Timer(0.3, signal.raise_signal, (signal.SIGINT,))

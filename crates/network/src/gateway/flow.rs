@@ -81,9 +81,9 @@ impl Flow {
     /// Waits until a change of the policy denies the flow, or the name that it has shown.
     pub(crate) async fn revoked(&self, shown: Option<&Name>) {
         let mut changes = self.context.policy_changes();
-        while changes.changed().await.is_ok() {
-            let decision = self.judge();
-            let is_denied = match &decision {
+        loop {
+            // Judged before the first change, too: one may have come while the host connected.
+            let is_denied = match self.judge() {
                 Decision::Allowed(_) => false,
                 Decision::AllowedByName(_) => {
                     shown.is_some_and(|name| !self.judge_shown(Some(name)).is_allowed)
@@ -93,9 +93,11 @@ impl Flow {
             if is_denied {
                 return;
             }
+            if changes.changed().await.is_err() {
+                // Whoever could change the policy is gone.
+                return std::future::pending().await;
+            }
         }
-        // Whoever could change the policy is gone.
-        std::future::pending().await
     }
 
     /// Records the verdict on a name that the flow has shown.

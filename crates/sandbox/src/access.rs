@@ -19,6 +19,10 @@ pub(crate) type Connection = Framed<UnixStream, FrameCodec>;
 /// How long a supervisor may take for an answer that needs nothing of the guest.
 pub(crate) const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long a supervisor may take to record the end of its machine: it writes down what the
+/// console and the network still had, and a busy host takes its time.
+const END_PATIENCE: Duration = Duration::from_secs(20);
+
 /// Lines of the console shown with a failure.
 const CONSOLE_TAIL_LINES: usize = 60;
 
@@ -154,13 +158,9 @@ impl Access {
     /// Finds out why a supervisor cannot be reached, once whoever ends it has finished.
     pub(crate) async fn not_running(&self) -> AccessError {
         let (store, id) = (self.store.clone(), self.id.clone());
-        let looked = tokio::task::spawn_blocking(move || {
-            // The supervisor gives the lock back once it has recorded the end.
-            let _recorded = store.lock(&id)?;
-            store.info(&id)
-        })
-        .await
-        .expect("looking does not panic and is never cancelled");
+        let looked = tokio::task::spawn_blocking(move || store.info_after_end(&id, END_PATIENCE))
+            .await
+            .expect("looking does not panic and is never cancelled");
         match looked {
             Ok(info) => AccessError::NotRunning {
                 id: self.id.clone(),

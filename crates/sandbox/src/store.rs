@@ -328,10 +328,31 @@ impl Store {
 
     /// Takes the lock of the sandbox `id`, waiting a moment for a command that only looks.
     pub(crate) fn lock(&self, id: &SandboxId) -> Result<SandboxLock, StoreError> {
+        self.lock_within(id, LOCK_PATIENCE)
+    }
+
+    /// Returns what is known of the sandbox `id` once whoever ends it has recorded the end; what
+    /// is known by then when that takes longer than `patience`.
+    pub(crate) fn info_after_end(
+        &self,
+        id: &SandboxId,
+        patience: Duration,
+    ) -> Result<SandboxInfo, StoreError> {
+        // The supervisor gives the lock back once it has recorded the end.
+        let lock = self.lock_within(id, patience);
+        let info = self.info(id)?;
+        match lock {
+            Err(StoreError::Busy { .. }) if info.state == SandboxState::Stopping => Ok(info),
+            Ok(_) => Ok(info),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn lock_within(&self, id: &SandboxId, patience: Duration) -> Result<SandboxLock, StoreError> {
         let directory = self.existing(id)?;
         let path = directory.lock();
         let file = open_lock(&path)?;
-        let deadline = Instant::now() + LOCK_PATIENCE;
+        let deadline = Instant::now() + patience;
         loop {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => break,
@@ -736,5 +757,26 @@ mod tests {
         assert!(matches!(store.lock(&id), Err(StoreError::Busy { .. })));
         drop(lock);
         store.lock(&id).expect("free");
+    }
+
+    #[test]
+    fn end_that_takes_long_to_be_recorded_is_known_before() {
+        let (_guard, store) = store();
+        let (lock, _) = create(&store, &spec("one", Lifetime::Persistent)).expect("create");
+        let id: SandboxId = "one".parse().expect("legal");
+        let mut state = lock.directory.read_state().expect("state");
+        for transition in [Transition::Start, Transition::Ready, Transition::Stop] {
+            assert!(
+                matches!(
+                    store.info_after_end(&id, Duration::ZERO),
+                    Err(StoreError::Busy { .. })
+                ),
+                "nobody has said that it ends"
+            );
+            state = state.after(transition, None).expect("legal");
+            lock.directory.write_state(&state).expect("write");
+        }
+        let info = store.info_after_end(&id, Duration::ZERO).expect("known");
+        assert_eq!(info.state, SandboxState::Stopping);
     }
 }

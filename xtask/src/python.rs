@@ -26,7 +26,21 @@ const BUILD_TOOLS: &[&str] = &["pip>=24", "maturin>=1.9.4,<2"];
 const PACKAGE_TOOLS: &[&str] = &["pip>=24"];
 
 /// What tests the package.
-const TEST_TOOLS: &[&str] = &["mypy>=1.18", "pytest>=8", "trustme>=1.2"];
+const TEST_TOOLS: &[&str] = &[
+    "mypy>=1.18",
+    "pytest>=8",
+    "pytest-timeout>=2.4",
+    "pytest-xdist>=3.8",
+    "trustme>=1.2",
+];
+
+/// How pytest runs: the tests of a file share a sandbox, so a file stays in one process.
+const SIDE_BY_SIDE: &[&str] = &[
+    "--numprocesses=auto",
+    "--dist=loadfile",
+    "--durations=10",
+    "--quiet",
+];
 
 pub(crate) fn run(workspace: &Workspace) -> TaskResult {
     build::run(workspace)?;
@@ -54,7 +68,8 @@ pub(crate) fn tested(workspace: &Workspace) -> Result<Vec<Skip>, Box<dyn std::er
     // conftest.py announces skipped tests as the other tests do.
     let mut pytest = program(&directory, "python");
     pytest
-        .args(["-m", "pytest", "-q"])
+        .args(["-m", "pytest"])
+        .args(SIDE_BY_SIDE)
         .current_dir(workspace.root());
     let mut skipped = skips_of(&mut pytest, &mut std::io::stdout())?;
     skipped.extend(tested_in_frameworks(workspace, &wheel)?);
@@ -86,7 +101,7 @@ fn tested_in_frameworks(
     pinned_environment(&directory, &tests.join("requirements.txt"))?;
     install(&directory, wheel)?;
     let mut pytest = program(&directory, "python");
-    pytest.args(["-m", "pytest", "-q", "-c"]);
+    pytest.args(["-m", "pytest"]).args(SIDE_BY_SIDE).arg("-c");
     pytest.arg(tests.join("pytest.ini")).arg(&tests);
     Ok(skips_of(
         pytest.current_dir(workspace.root()),

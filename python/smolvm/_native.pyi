@@ -40,6 +40,7 @@ __all__ = [
     "network_log",
     "network_policy",
     "open",
+    "policy_of_text",
     "reap",
     "remove_job",
     "start_job",
@@ -266,6 +267,7 @@ def internet_policy(
     allowed_cidrs: builtins.list[str],
     allowed_domains: builtins.list[str],
 ) -> _Policy: ...
+def policy_of_text(text: str) -> _Policy: ...
 def network_policy(sandbox: Sandbox) -> _Policy: ...
 def change_network(
     sandbox: Sandbox, asked: _Policy, remove: builtins.list[str]

@@ -10,6 +10,7 @@ A policy is a mode and rules that make exceptions to it::
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from smolvm import _native
@@ -54,6 +55,12 @@ class NetworkPolicy(Record):
         if isinstance(given, str):
             return cls(given)
         return cls(**_known("network", given, ("mode", "allow", "deny")))
+
+    @classmethod
+    def from_file(cls, path: str | PathLike[str]) -> NetworkPolicy:
+        """Reads a policy as ``smolvm network show`` prints it: the mode, then a rule a line."""
+        with open(path, encoding="utf-8") as file:
+            return _policy(_native.policy_of_text(file.read()))
 
 
 def internet_policy(settings: Mapping[str, Any]) -> NetworkPolicy:

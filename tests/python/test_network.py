@@ -9,6 +9,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
@@ -198,6 +199,16 @@ def test_policy_is_written_in_several_ways(
     policy = VMConfig(network=network).network
     assert policy is not None
     assert (policy.mode, policy.allow) == (mode, allow)
+
+
+def test_policy_is_read_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "policy"
+    file.write_text("# what the build needs\nrestricted\n  allow pypi.org:443\n  deny 192.0.2.1\n")
+    policy = NetworkPolicy.from_file(file)
+    assert policy == NetworkPolicy("restricted", allow=["pypi.org:443"], deny=["192.0.2.1"])
+    file.write_text("allow pypi.org\nallow pypi.org:0\n")
+    with pytest.raises(ValidationError, match='network.*line 2: rule "allow pypi.org:0", column 16'):
+        NetworkPolicy.from_file(file)
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,15 @@
 //! Values as people type them: sizes, durations, environment variables, places.
 
 use std::ffi::{OsStr, OsString};
+use std::io::Read as _;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use smolvm_sandbox::control::Forward;
 use smolvm_sandbox::{
-    DiskMib, EngineChoice, HttpRule, HttpRuleError, MemoryMib, Mode, NameError, NamePattern, Rule,
-    RuleError, SandboxId, VcpuCount,
+    DiskMib, EngineChoice, HttpRule, HttpRuleError, MemoryMib, Mode, NameError, NamePattern,
+    NetworkPolicy, PolicyTextError, Rule, RuleError, SandboxId, VcpuCount,
 };
 
 /// Parses a size with an optional unit; a bare number is MiB.
@@ -68,6 +69,23 @@ pub(crate) fn sandbox_id(text: &str) -> Result<SandboxId, String> {
 pub(crate) fn network_mode(text: &str) -> Result<Mode, String> {
     text.parse()
         .map_err(|error: smolvm_sandbox::PolicyError| error.to_string())
+}
+
+/// Longest file of a policy that is read; as many rules as a policy may have are shorter.
+const MAX_POLICY_BYTES: u64 = 1024 * 1024;
+
+/// Reads the policy that a file has.
+pub(crate) fn policy_file(path: &str) -> Result<NetworkPolicy, String> {
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
+    file.take(MAX_POLICY_BYTES + 1)
+        .read_to_string(&mut text)
+        .map_err(|error| error.to_string())?;
+    if text.len() as u64 > MAX_POLICY_BYTES {
+        return Err(format!("longer than {MAX_POLICY_BYTES} bytes"));
+    }
+    text.parse()
+        .map_err(|error: PolicyTextError| error.to_string())
 }
 
 /// Parses what a rule allows.

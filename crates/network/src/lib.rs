@@ -35,8 +35,9 @@ pub use intercept::{
 };
 pub use policy::{
     Action, Decider, Decision, Destination, GATEWAY_NAME, HOST_NAME, Mode, Name, NameError,
-    NamePattern, NetworkPolicy, PolicyError, PolicyHandle, Ports, Protection, RESERVED_DOMAIN,
-    Rule, RuleError, RuleProblem, SettingsError, Target, Transport, from_internet_settings,
+    NamePattern, NetworkPolicy, PolicyError, PolicyHandle, PolicyTextError, Ports, Protection,
+    RESERVED_DOMAIN, Rule, RuleError, RuleProblem, SettingsError, Target, Transport,
+    from_internet_settings,
 };
 pub use secrets::{
     MAX_REWRITTEN_BODY_BYTES, PlaceholderScan, SecretError, SecretRefused, SecretSpec, Secrets,

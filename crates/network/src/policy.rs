@@ -55,6 +55,7 @@ mod name;
 mod network_policy;
 mod protection;
 mod rule;
+mod text;
 
 pub use decider::{Decider, Decision, Destination};
 pub use handle::PolicyHandle;
@@ -63,3 +64,4 @@ pub use name::{GATEWAY_NAME, HOST_NAME, Name, NameError, NamePattern, RESERVED_D
 pub use network_policy::{Mode, NetworkPolicy, PolicyError};
 pub use protection::Protection;
 pub use rule::{Action, Ports, Rule, RuleError, RuleProblem, Target, Transport};
+pub use text::PolicyTextError;

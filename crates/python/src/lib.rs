@@ -52,6 +52,7 @@ mod _native {
     #[pymodule_export]
     use crate::network::{
         NetworkLog, change_network, check_network, internet_policy, network_log, network_policy,
+        policy_of_text,
     };
     #[pymodule_export]
     use crate::operation::Operation;

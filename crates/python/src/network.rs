@@ -8,8 +8,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use smolvm_sandbox::control::NetworkChange;
 use smolvm_sandbox::{
-    Mode, NetworkLog as Library, NetworkPolicy, NetworkRecord, PolicyError, Rule, RuleAction,
-    RuleError, SandboxInfo, from_internet_settings, network,
+    Mode, NetworkLog as Library, NetworkPolicy, NetworkRecord, PolicyError, PolicyTextError, Rule,
+    RuleAction, RuleError, SandboxInfo, from_internet_settings, network,
 };
 use tokio::sync::Mutex as AsyncMutex;
 
@@ -82,6 +82,16 @@ pub(crate) fn check_network(
 ) -> PyResult<PolicyArgument> {
     let checked = policy(field, &asked).map(|policy| parts(&policy));
     checked.map_err(|failure| failure.into_py_err(py))
+}
+
+/// Returns the policy that a text means, as a file has it.
+#[pyfunction]
+pub(crate) fn policy_of_text(py: Python<'_>, text: &str) -> PyResult<PolicyArgument> {
+    text.parse()
+        .map(|policy: NetworkPolicy| parts(&policy))
+        .map_err(|error: PolicyTextError| {
+            Failure::argument("network", error.to_string()).into_py_err(py)
+        })
 }
 
 /// Returns the policy that the older `internet_settings` mean.

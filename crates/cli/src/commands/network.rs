@@ -7,6 +7,7 @@ use serde_json::json;
 use smolvm_sandbox::control::NetworkChange;
 use smolvm_sandbox::{Mode, NetworkPolicy, Rule, SandboxId};
 
+use crate::commands::network_args::asked;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::output::Report;
@@ -82,8 +83,17 @@ pub(crate) struct SetArgs {
     name: SandboxId,
 
     /// off, restricted or open.
-    #[arg(value_parser = values::network_mode)]
-    mode: Mode,
+    #[arg(value_parser = values::network_mode, required_unless_present = "policy")]
+    mode: Option<Mode>,
+
+    /// Take the mode and rules from a file, as `network show` prints them.
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with = "mode",
+        value_parser = values::policy_file,
+    )]
+    policy: Option<NetworkPolicy>,
 
     /// Allow this; can be given more than once.
     #[arg(long, value_name = "RULE", value_parser = values::allow_rule)]
@@ -126,10 +136,11 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<Report, F
             change_network(&args.name, &change, context).await
         }
         Command::Set(args) => {
+            let policy = asked(args.policy.as_ref(), args.mode, &args.allow, &args.deny)?;
             let change = NetworkChange {
-                mode: Some(args.mode.to_string()),
+                mode: Some(policy.mode().to_string()),
                 clears_rules: true,
-                add: [texts(&args.allow), texts(&args.deny)].concat(),
+                add: texts(policy.rules()),
                 ..NetworkChange::default()
             };
             change_network(&args.name, &change, context).await
@@ -153,14 +164,9 @@ async fn change_network(
 
 fn show(name: &SandboxId, context: &Context) -> Result<Report, Failure> {
     let policy = context.sandbox(name)?.network_policy()?;
-    Ok(Report::new(policy_json(&policy), policy_text(&policy)))
+    Ok(Report::new(policy_json(&policy), policy.to_string()))
 }
 
 fn policy_json(policy: &NetworkPolicy) -> serde_json::Value {
     json!({"mode": policy.mode().to_string(), "rules": texts(policy.rules())})
-}
-
-fn policy_text(policy: &NetworkPolicy) -> String {
-    let rules = policy.rules().iter().map(|rule| format!("  {rule}\n"));
-    format!("{}\n{}", policy.mode(), rules.collect::<String>())
 }

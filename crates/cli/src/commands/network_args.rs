@@ -28,6 +28,15 @@ pub(crate) struct NetworkArgs {
     #[arg(long, value_name = "RULE", value_parser = values::deny_rule)]
     deny: Vec<Rule>,
 
+    /// Take what it may reach from a file, as `network show` prints it; --allow and --deny add to it.
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with = "net",
+        value_parser = values::policy_file,
+    )]
+    policy: Option<NetworkPolicy>,
+
     /// A secret: the guest has a placeholder in its variable NAME, and requests to HOST get the
     /// value of smolvm's own variable NAME; can be given more than once.
     #[arg(long = "secret", value_name = "NAME@HOST[,HOST]", value_parser = values::secret)]
@@ -50,9 +59,7 @@ pub(crate) struct NetworkArgs {
 impl NetworkArgs {
     /// Returns what the sandbox may reach.
     pub(crate) fn policy(&self) -> Result<NetworkPolicy, Failure> {
-        let rules = self.allow.iter().chain(&self.deny).cloned().collect();
-        let policy = NetworkPolicy::asked(self.net, rules);
-        Ok(policy.map_err(NetworkError::from)?)
+        asked(self.policy.as_ref(), self.net, &self.allow, &self.deny)
     }
 
     /// Returns the secrets, with their values from the environment.
@@ -69,6 +76,19 @@ impl NetworkArgs {
     pub(crate) const fn rate_mbps(&self) -> Option<u32> {
         self.network_rate
     }
+}
+
+/// Returns the policy that is asked for by a file, a mode and rules.
+pub(super) fn asked(
+    file: Option<&NetworkPolicy>,
+    mode: Option<Mode>,
+    allow: &[Rule],
+    deny: &[Rule],
+) -> Result<NetworkPolicy, Failure> {
+    let of_file = file.map_or(&[][..], NetworkPolicy::rules);
+    let rules = of_file.iter().chain(allow).chain(deny).cloned().collect();
+    let policy = NetworkPolicy::asked(file.map(NetworkPolicy::mode).or(mode), rules);
+    Ok(policy.map_err(NetworkError::from)?)
 }
 
 fn with_value(secret: &SecretArg) -> Result<SecretSpec, Failure> {

@@ -12,6 +12,7 @@ mod help;
 mod home;
 mod life;
 mod logs;
+mod network;
 mod programs;
 mod secrets;
 mod terminal;

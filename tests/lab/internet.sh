@@ -11,6 +11,8 @@ ip link set inet up
 for network in 203.0.113.0/24 10.0.0.0/8 169.254.0.0/16 172.16.0.0/12 192.168.0.0/16; do
     ip route add local "$network" dev lo
 done
+# What is sent to this one is lost without a word.
+ip route add blackhole 203.0.113.200/32 table local
 for network in 2001:db8:2::/64 fd00::/8; do
     ip -6 route add local "$network" dev lo
 done

@@ -49,6 +49,9 @@ pub const ECHO: &str = "203.0.113.20";
 /// See [`ECHO`].
 pub const ECHO_V6: &str = "2001:db8:2::20";
 
+/// An address from which nothing ever comes back.
+pub const SILENT: &str = "203.0.113.200";
+
 /// The host's own address in the lab, where it serves HTTP at port 8080, as on its loopback.
 pub const HOST: &str = "198.51.100.1";
 

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _};
 
-use smolvm_tests::lab::{ECHO, Guest, Lab};
+use smolvm_tests::lab::{ECHO, Guest, Lab, SILENT};
 use smolvm_tests::wait;
 
 /// Opens a connection to the echo, tells so, and then how it ended.
@@ -43,6 +43,35 @@ fn rule_that_denies_ends_the_connections_that_it_is_about() {
         reasons.contains(&"denied by a change of the policy"),
         "{reasons:?}"
     );
+}
+
+/// Makes a connection, and tells what came of it.
+const KNOCK: &str = "
+import errno, socket, sys
+try:
+    socket.create_connection((sys.argv[1], 7))
+    print('open')
+except OSError as error:
+    print(errno.errorcode[error.errno])
+";
+
+#[test]
+fn rule_that_denies_ends_connections_that_are_being_made() {
+    let lab = Lab::new();
+    let guest = lab.guest("box", &["--net=open"]);
+    let command = ["exec", "box", "--", "python3", "-c", KNOCK, SILENT];
+    let mut knocking = lab.host.command(&command).spawn().expect("smolvm");
+    lab.host
+        .wait_until("the connection that is being made", |_| {
+            let sockets = lab.run(&["ss", "-ntH", "state", "syn-sent"]);
+            sockets.ok().text().contains(&format!("{SILENT}:7"))
+        });
+    let _denied = guest.network("deny", &[SILENT]).ok();
+    let mut said = String::new();
+    let mut stdout = knocking.stdout.take().expect("piped");
+    stdout.read_to_string(&mut said).expect("text");
+    assert_eq!(said, "ECONNREFUSED\n");
+    assert_eq!(wait(&mut knocking), 0);
 }
 
 #[test]

@@ -9,4 +9,5 @@ mod log;
 mod names;
 mod open;
 mod protections;
+mod rate;
 mod restricted;

@@ -10,18 +10,23 @@ use smolvm_tests::lab::{ECHO, ECHO_V6, Guest, Lab};
 use super::guest::{REACH, SHAPES, STREAMS};
 
 /// Bytes that are fetched and sent: long enough to fill every buffer on the way many times.
-const LONG_BYTES: u64 = 256 << 20;
+const LONG_BYTES: u64 = 96 << 20;
+
+/// Bytes of a download as long as a model's or an image's.
+const VERY_LONG_BYTES: u64 = 1 << 30;
 
 #[test]
 fn programs_work_as_anywhere() {
     let lab = Lab::new();
     publish_package(&lab.site());
     publish_repository(&lab.site());
+    publish_archive(&lab.site());
     let guest = lab.guest("box", &["--net", "open"]);
     pages_come_by_name(&guest);
     python_fetches(&guest);
     repository_is_cloned(&guest);
     package_is_installed(&guest);
+    archive_is_used(&guest);
     let streams = guest.python(STREAMS, &["web.lab.test"]);
     assert_eq!(
         streams,
@@ -36,7 +41,9 @@ fn connections_of_every_shape_are_carried() {
     let shapes = guest.python(SHAPES, &[ECHO]);
     assert_eq!(shapes["short"], 1000);
     assert_eq!(shapes["parallel"], 200);
-    assert_eq!(shapes["half_close"], true);
+    for whole in ["half_close", "slow_writer", "late_reader"] {
+        assert_eq!(shapes[whole], true, "{whole}");
+    }
     assert_eq!(shapes["reset"], "ECONNRESET");
     assert_eq!(shapes["refused"], "ECONNREFUSED");
     let datagrams = shapes["datagrams"].as_object().expect("an object");
@@ -66,6 +73,10 @@ fn long_transfers_arrive_whole_in_both_directions_at_once() {
     let line = format!("curl -sS {url} | curl -sS -T - http://web.lab.test/upload");
     let uploaded = guest.sh(&line).ok().text();
     assert_eq!(uploaded, digest);
+    let counted = guest.sh(&format!(
+        "curl -sS http://web.lab.test/bytes/{VERY_LONG_BYTES} | wc -c"
+    ));
+    assert_eq!(counted.ok().text(), format!("{VERY_LONG_BYTES}\n"));
 }
 
 fn pages_come_by_name(guest: &Guest<'_>) {
@@ -107,6 +118,30 @@ fn package_is_installed(guest: &Guest<'_>) {
          && python3 -c 'import greeting; print(greeting.TEXT)'",
     );
     assert_eq!(greeted.ok().text(), "hello from a wheel\n");
+}
+
+fn archive_is_used(guest: &Guest<'_>) {
+    let greeted = guest.sh(
+        "echo 'deb [trusted=yes] http://web.lab.test/site/archive ./' >/tmp/lab.list \
+         && apt='apt-get -qq -o Dir::Etc::SourceList=/tmp/lab.list -o Dir::Etc::SourceParts=/none' \
+         && $apt update && $apt install lab-greeting >&2 && lab-greeting",
+    );
+    assert_eq!(greeted.ok().text(), "hello from an archive\n");
+}
+
+/// Makes an archive of Debian packages (sources.list(5), a flat one) with one package.
+fn publish_archive(site: &Path) {
+    let script = "mkdir -p package/DEBIAN package/usr/bin archive \
+        && printf '#!/bin/sh\necho hello from an archive\n' >package/usr/bin/lab-greeting \
+        && chmod 755 package/usr/bin/lab-greeting \
+        && printf 'Package: lab-greeting\nVersion: 1\nArchitecture: all\n\
+Maintainer: Lab <lab@lab.test>\nDescription: a greeting\n' >package/DEBIAN/control \
+        && dpkg-deb --root-owner-group --build package archive/lab-greeting.deb >&2 \
+        && cd archive \
+        && { cat ../package/DEBIAN/control; echo Filename: ./lab-greeting.deb; \
+             echo Size: $(stat --format %s lab-greeting.deb); \
+             echo SHA256: $(sha256sum lab-greeting.deb | cut -d' ' -f1); } >Packages";
+    run(Command::new("sh").args(["-ec", script]).current_dir(site));
 }
 
 /// Makes a repository that git's dumb protocol can read: plain files.

@@ -12,8 +12,16 @@ fn policy_of_a_file_is_shown_as_the_file_has_it() {
     let file = home.path().join("policy");
     fs::write(&file, format!("# what it needs\n\n{POLICY}")).expect("write");
     let file = file.to_str().expect("text");
-    home.run(&["create", "-n", "box", "--policy", file, "--deny", "192.0.2.1"])
-        .said("box\n");
+    home.run(&[
+        "create",
+        "-n",
+        "box",
+        "--policy",
+        file,
+        "--deny",
+        "192.0.2.1",
+    ])
+    .said("box\n");
     home.run(&["network", "show", "box"])
         .said(&format!("{POLICY}  deny 192.0.2.1\n"));
     home.run(&["network", "set", "box", "open"]).said("open\n");

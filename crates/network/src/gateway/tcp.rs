@@ -30,7 +30,12 @@ pub(crate) async fn connection(
     packets: &mut mpsc::Receiver<Packet>,
     totals: &mut Totals,
 ) -> Outcome {
-    let mut host = match connect(flow.upstream()).await {
+    let connected = tokio::select! {
+        connected = connect(flow.upstream()) => connected,
+        // For the guest a refusal as any other.
+        () = flow.revoked(None) => Err(io::Error::new(io::ErrorKind::ConnectionRefused, REVOKED)),
+    };
+    let mut host = match connected {
         Ok(host) => host,
         Err(error) if is_refusal(&error) => {
             let reset = packets

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import select
 import selectors
 import socket
 import sys
@@ -61,6 +62,33 @@ def half_close() -> bool:
     return received.decode() == hashlib.sha256(sent).hexdigest()
 
 
+def slow_writer() -> bool:
+    """Sends byte by byte."""
+    sent = os.urandom(2000)
+    with connect(DIGEST) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in sent:
+            connection.sendall(bytes([byte]))
+        connection.shutdown(socket.SHUT_WR)
+        received = connection.makefile("rb").read()
+    return received.decode() == hashlib.sha256(sent).hexdigest()
+
+
+def late_reader() -> bool:
+    """Reads nothing of the echo until every buffer on the way is full, and then all of it."""
+    sent, received = hashlib.sha256(), hashlib.sha256()
+    with connect(ECHO) as connection:
+        connection.setblocking(False)
+        while select.select([], [connection], [], 2)[1]:
+            piece = os.urandom(1 << 16)
+            sent.update(piece[: connection.send(piece)])
+        connection.settimeout(PATIENCE)
+        connection.shutdown(socket.SHUT_WR)
+        while piece := connection.recv(1 << 16):
+            received.update(piece)
+    return received.digest() == sent.digest()
+
+
 def error_of(action) -> str:
     try:
         action()
@@ -94,6 +122,8 @@ print(
             "short": short(1000),
             "parallel": parallel(200),
             "half_close": half_close(),
+            "slow_writer": slow_writer(),
+            "late_reader": late_reader(),
             "reset": error_of(reset),
             "refused": error_of(lambda: connect(CLOSED)),
             "datagrams": datagrams(),

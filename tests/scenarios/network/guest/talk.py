@@ -112,12 +112,25 @@ def in_records(connection: socket.socket, hello: bytes) -> None:
     connection.sendall(b"".join(records))
 
 
+def with_ech(connection: socket.socket, hello: bytes) -> None:
+    """Adds an Encrypted Client Hello (RFC 9849 §5) to the extensions, with which a hello ends."""
+    # Behind the headers of record and handshake, the version and the random (RFC 8446 §4.1.2).
+    at = 5 + 4 + 2 + 32
+    for width in (1, 2, 1):  # session, cipher suites, compression methods
+        at += width + int.from_bytes(hello[at : at + width])
+    extensions = hello[at + 2 :] + b"\xfe\x0d\0\x08" + bytes(8)
+    body = hello[9:at] + len(extensions).to_bytes(2) + extensions
+    handshake = hello[5:6] + len(body).to_bytes(3) + body
+    connection.sendall(hello[:3] + len(handshake).to_bytes(2) + handshake)
+
+
 HOW = {
     "http": http_requests,
     "pipelined": pipelined,
     "smuggled": smuggled,
     "tls": tls,
     "tls-bytes": lambda address, name: tls(address, name, byte_by_byte),
+    "tls-ech": lambda address, name: tls(address, name, with_ech),
     "tls-records": lambda address, name: tls(address, name, in_records),
 }
 

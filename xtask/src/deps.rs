@@ -9,9 +9,9 @@
 use std::error::Error;
 use std::fmt;
 
-use crate::TaskResult;
 use crate::command::{cargo, run as run_command, succeeds_quietly};
 use crate::workspace::Workspace;
+use crate::{Run, TaskResult};
 
 /// Version that is installed; the configuration file belongs to it.
 const VERSION: &str = "0.20.2";
@@ -33,7 +33,17 @@ impl fmt::Display for NotInstalled {
 
 impl Error for NotInstalled {}
 
-pub(crate) fn run(workspace: &Workspace, may_install: bool) -> TaskResult {
+/// Reads the arguments: cargo-deny may be installed or not.
+pub(crate) fn parse(words: &[String]) -> Option<Run> {
+    let may_install = match words {
+        [] => false,
+        [word] if word == "--install" => true,
+        _ => return None,
+    };
+    Some(Box::new(move |workspace| run(workspace, may_install)))
+}
+
+fn run(workspace: &Workspace, may_install: bool) -> TaskResult {
     if !is_installed(workspace) {
         if !may_install {
             return Err(NotInstalled.into());

@@ -4,6 +4,7 @@
 //!   quickstart ── packages, build, then `smolvm setup` and `smolvm run`
 //!   test ──────── packages, build, then the tests, then those of `py`, then `skips`
 //!   py ────────── build, then the wheel and its tests, then `skips`
+//!   fuzz ──────── the seeds, then the targets of `fuzz` on a nightly compiler
 //!   bench ─────── packages, build, then the figures of the library, then those of the wheel
 //!   ci ────────── lint, deps, test, by way of `.ci/run`
 //!   command       how a task runs a program                workspace   where things are
@@ -20,6 +21,7 @@ mod ci;
 mod command;
 mod deps;
 mod fmt;
+mod fuzz;
 mod lint;
 mod packages;
 mod python;
@@ -36,82 +38,90 @@ use workspace::Workspace;
 /// A task's end; the error is shown with its causes.
 type TaskResult = Result<(), Box<dyn Error>>;
 
+/// What is left of a task once its arguments are understood.
+type Run = Box<dyn FnOnce(&Workspace) -> TaskResult>;
+
 /// A developer command.
 struct Task {
     name: &'static str,
-    /// The only option the task knows, if it knows one.
-    option: Option<&'static str>,
+    /// What may follow the name, for people.
+    arguments: &'static str,
     summary: &'static str,
-    run: fn(&Workspace, Invocation) -> TaskResult,
+    /// Reads the words after the name; none if they are not understood.
+    parse: fn(&[String]) -> Option<Run>,
 }
 
-/// How a task was called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Invocation {
-    /// Whether the task's option was given.
-    has_option: bool,
+/// Reads the arguments of a task that has none.
+fn alone(words: &[String], run: fn(&Workspace) -> TaskResult) -> Option<Run> {
+    words.is_empty().then(|| Box::new(run) as Run)
 }
 
 const TASKS: &[Task] = &[
     Task {
         name: "quickstart",
-        option: None,
+        arguments: "",
         summary: "from nothing to a command in a microVM; says how long each phase took",
-        run: |workspace, _| quickstart::run(workspace),
+        parse: |words| alone(words, quickstart::run),
     },
     Task {
         name: "packages",
-        option: None,
+        arguments: "",
         summary: "install the host packages that are missing",
-        run: |workspace, _| packages::run(workspace),
+        parse: |words| alone(words, packages::run),
     },
     Task {
         name: "build",
-        option: None,
+        arguments: "",
         summary: "build smolvm, smolvm-vmm and the static smolvm-agent in target/release",
-        run: |workspace, _| build::run(workspace),
+        parse: |words| alone(words, build::run),
     },
     Task {
         name: "test",
-        option: None,
+        arguments: "",
         summary: "run all tests, also those that boot microVMs, and count the skipped ones",
-        run: |workspace, _| test::run(workspace),
+        parse: |words| alone(words, test::run),
     },
     Task {
         name: "py",
-        option: None,
+        arguments: "",
         summary: "build the Python wheel, and check its types and test it where it is installed",
-        run: |workspace, _| python::run(workspace),
+        parse: |words| alone(words, python::run),
+    },
+    Task {
+        name: "fuzz",
+        arguments: "[TARGET] [--seconds N]",
+        summary: "feed what is hostile to its readers, each target for 60 s or N; needs nightly",
+        parse: fuzz::parse,
     },
     Task {
         name: "bench",
-        option: None,
+        arguments: "",
         summary: "measure what SPECIFICATION.md promises, beside a baseline",
-        run: |workspace, _| bench::run(workspace),
+        parse: |words| alone(words, bench::run),
     },
     Task {
         name: "fmt",
-        option: None,
+        arguments: "",
         summary: "format the sources",
-        run: |workspace, _| fmt::run(workspace),
+        parse: |words| alone(words, fmt::run),
     },
     Task {
         name: "lint",
-        option: None,
+        arguments: "",
         summary: "check format, clippy and documentation; warnings are errors",
-        run: |workspace, _| lint::run(workspace),
+        parse: |words| alone(words, lint::run),
     },
     Task {
         name: "deps",
-        option: Some("--install"),
+        arguments: "[--install]",
         summary: "check licences, sources and advisories of the dependencies with cargo-deny",
-        run: |workspace, invocation| deps::run(workspace, invocation.has_option),
+        parse: deps::parse,
     },
     Task {
         name: "ci",
-        option: None,
+        arguments: "",
         summary: "run exactly what CI runs",
-        run: |workspace, _| ci::run(workspace),
+        parse: |words| alone(words, ci::run),
     },
 ];
 
@@ -123,11 +133,11 @@ fn main() -> ExitCode {
         .skip(1)
         .map(|word| word.to_string_lossy().into_owned())
         .collect();
-    let Some((task, invocation)) = parse(&arguments) else {
+    let Some((_, run)) = parse(&arguments) else {
         eprint!("{}", usage());
         return ExitCode::from(EXIT_USAGE);
     };
-    match (task.run)(&Workspace::locate(), invocation) {
+    match run(&Workspace::locate()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", with_causes(error.as_ref()));
@@ -136,26 +146,17 @@ fn main() -> ExitCode {
     }
 }
 
-fn parse(arguments: &[String]) -> Option<(&'static Task, Invocation)> {
-    let (name, options) = arguments.split_first()?;
+fn parse(arguments: &[String]) -> Option<(&'static Task, Run)> {
+    let (name, words) = arguments.split_first()?;
     let task = TASKS.iter().find(|task| task.name == name)?;
-    let has_option = match options {
-        [] => false,
-        [option] if task.option == Some(option.as_str()) => true,
-        _ => return None,
-    };
-    Some((task, Invocation { has_option }))
+    Some((task, (task.parse)(words)?))
 }
 
 fn usage() -> String {
     let mut text = String::from("usage: cargo xtask <task>\n\n");
     for task in TASKS {
-        let option = task
-            .option
-            .map(|option| format!("[{option}]"))
-            .unwrap_or_default();
-        let call = [task.name, &option].join(" ");
-        text += &format!("  {call:<18} {}\n", task.summary);
+        let call = [task.name, task.arguments].join(" ");
+        text += &format!("  {call:<29} {}\n", task.summary);
     }
     text
 }
@@ -174,24 +175,26 @@ fn with_causes(error: &dyn Error) -> String {
 mod tests {
     use super::*;
 
-    fn parsed(line: &[&str]) -> Option<(&'static str, bool)> {
+    fn parsed(line: &[&str]) -> Option<&'static str> {
         let arguments: Vec<String> = line.iter().map(|&word| word.to_owned()).collect();
-        parse(&arguments).map(|(task, invocation)| (task.name, invocation.has_option))
+        parse(&arguments).map(|(task, _)| task.name)
     }
 
     #[test]
     fn task_is_found_by_its_name() {
-        assert_eq!(parsed(&["lint"]), Some(("lint", false)));
+        assert_eq!(parsed(&["lint"]), Some("lint"));
     }
 
     #[test]
-    fn option_of_the_task_is_understood() {
-        assert_eq!(parsed(&["deps", "--install"]), Some(("deps", true)));
+    fn arguments_of_the_task_are_understood() {
+        assert_eq!(parsed(&["deps", "--install"]), Some("deps"));
+        assert_eq!(parsed(&["fuzz", "link", "--seconds", "5"]), Some("fuzz"));
     }
 
     #[test]
-    fn option_of_another_task_is_refused() {
+    fn arguments_of_another_task_are_refused() {
         assert_eq!(parsed(&["lint", "--install"]), None);
+        assert_eq!(parsed(&["deps", "--seconds", "5"]), None);
     }
 
     #[test]

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! A host that a rule is about takes only requests that some rule allows; other hosts take all.
-//! In a path, `*` as a whole segment stands for one segment, and as the last for any number.
+//! In a path, `*` as a whole segment stands for one segment, and as the last for any number; `%2A` is
+//! a star of the path itself.
 //!
 //! # How paths are compared
 //!
@@ -21,7 +22,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use percent_encoding::percent_decode_str;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use crate::http::RequestHead;
 use crate::{Name, NameError, NamePattern, Verdict};
@@ -31,6 +32,26 @@ mod tests;
 
 /// Characters of a rule's text that an error repeats, at most.
 const MAX_QUOTED_CHARACTERS: usize = 80;
+
+/// What is encoded in a segment: all but what may stand in one (RFC 3986 §3.3, `pchar`), and `*`,
+/// which is a wildcard here.
+const NOT_IN_SEGMENTS: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~')
+    .remove(b'!')
+    .remove(b'$')
+    .remove(b'&')
+    .remove(b'\'')
+    .remove(b'(')
+    .remove(b')')
+    .remove(b'+')
+    .remove(b',')
+    .remove(b';')
+    .remove(b'=')
+    .remove(b':')
+    .remove(b'@');
 
 /// Why a text is not a rule, and where.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -157,7 +178,9 @@ impl fmt::Display for HttpRule {
         f.write_str(&self.methods.join(","))?;
         write!(f, " {}", self.host)?;
         self.path.iter().try_for_each(|segment| match segment {
-            Segment::Literal(literal) => write!(f, "/{literal}"),
+            Segment::Literal(literal) => {
+                write!(f, "/{}", utf8_percent_encode(literal, NOT_IN_SEGMENTS))
+            }
             Segment::Any => f.write_str("/*"),
         })
     }
@@ -227,15 +250,14 @@ fn parse_path(text: &str) -> Result<Vec<Segment>, Failure<'_>> {
     if path.literal != path.resolved {
         return Err((text, HttpRuleProblem::Path(PathProblem::Dots)));
     }
-    path.literal
-        .into_iter()
-        .map(|segment| match segment.find('*') {
+    // An encoded star is a star of the path, so what is written decides.
+    text.split('/')
+        .skip(1)
+        .zip(path.literal)
+        .map(|(written, segment)| match written.find('*') {
             None => Ok(Segment::Literal(segment)),
-            Some(_) if segment == "*" => Ok(Segment::Any),
-            Some(_) => {
-                let star = text.find('*').unwrap_or_default();
-                Err((&text[star..], HttpRuleProblem::Wildcard))
-            }
+            Some(_) if written == "*" => Ok(Segment::Any),
+            Some(star) => Err((&written[star..], HttpRuleProblem::Wildcard)),
         })
         .collect()
 }

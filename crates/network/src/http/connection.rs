@@ -232,6 +232,9 @@ impl Connection {
                 return Err(Refusal::Denied(rule));
             }
         }
+        for name in [request.method().as_str(), &authority.host.to_string()] {
+            self.exchange.refuse_in_name(name, &record.findings)?;
+        }
         let with_secrets = self
             .exchange
             .put_into_path(path_and_query, &record.findings)?;

@@ -150,3 +150,28 @@ fn rule_is_shown_as_it_is_written() {
         assert_eq!(text.parse::<HttpRule>().expect("a rule").to_string(), text);
     }
 }
+
+#[test]
+fn rule_with_encoded_characters_is_read_again_as_it_is_shown() {
+    for text in [
+        "GET a.example/a%20b/~user",
+        "GET a.example/%2A",
+        "GET a.example/100%25",
+        "GET a.example/%3Fq",
+        "GET a.example/a%C2%A0b",
+        "GET a.example/b%C3%BCcher",
+    ] {
+        let rule: HttpRule = text.parse().expect("a rule");
+        assert_eq!(rule.to_string(), text);
+        assert_eq!(rule.to_string().parse(), Ok(rule));
+    }
+}
+
+#[test]
+fn encoded_star_is_no_wildcard() {
+    let rules = rules(&["GET api.example.com/v1/%2A"]);
+    assert!(is_allowed(&rules, "GET", "/v1/*"));
+    assert!(!is_allowed(&rules, "GET", "/v1/x"));
+    let error = "GET a.example/*/a*b".parse::<HttpRule>();
+    assert_eq!(error.expect_err("illegal").column, 18);
+}

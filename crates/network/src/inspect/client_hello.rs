@@ -92,7 +92,9 @@ impl HelloReader {
     /// Checks as much of a record's header as there is, and begins its fragment when it is whole.
     fn read_header(&mut self) -> Result<(), Shown> {
         let header = self.header.as_slice();
-        if let [0x80..=0x8f, rest @ ..] = header {
+        if let [0x80..=0x8f, rest @ ..] = header
+            && self.message.is_empty()
+        {
             return is_not_ssl2(rest);
         }
         if header.get(1).is_some_and(|major| *major != 3) {

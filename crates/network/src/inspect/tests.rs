@@ -304,3 +304,14 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn hello_of_ssl2_within_another_hello_is_malformed() {
+    let begun = in_records(&[1, 0], 2);
+    for record in [[0x80, 0x2e, 1, 3], [0x80, 0x2e, 7, 7]] {
+        assert_eq!(
+            malformed(&[&begun[..], &record].concat()),
+            "record of another protocol within a hello"
+        );
+    }
+}

@@ -60,8 +60,8 @@ pub(super) enum Form {
     Json,
     /// As it is.
     Raw,
-    /// In a body that cannot change its length.
-    Refused,
+    /// Where it cannot be put in, for this reason.
+    Refused(&'static str),
 }
 
 impl Form {
@@ -90,11 +90,13 @@ impl Action {
     pub(super) fn apply(&self, form: Form) -> Result<(Bytes, Option<Arc<str>>), SecretRefused> {
         match self {
             Self::Refuse(refused) => Err(refused.clone()),
-            Self::Put { name, .. } if form == Form::Refused => Err(SecretRefused {
-                name: Arc::clone(name),
-                reason: "the body is too long to put it in",
-            }),
-            Self::Put { name, value } => Ok((encode(value, form).into(), Some(Arc::clone(name)))),
+            Self::Put { name, value } => match form {
+                Form::Refused(reason) => Err(SecretRefused {
+                    name: Arc::clone(name),
+                    reason,
+                }),
+                _ => Ok((encode(value, form).into(), Some(Arc::clone(name)))),
+            },
             Self::Hide { placeholder, .. } if form == Form::Header => {
                 Ok((Bytes::copy_from_slice(placeholder.as_bytes()), None))
             }
@@ -107,7 +109,7 @@ fn encode(value: &str, form: Form) -> String {
     match form {
         Form::Percent => utf8_percent_encode(value, RESERVED).to_string(),
         Form::Json => value.replace('\\', "\\\\").replace('"', "\\\""),
-        Form::Header | Form::Raw | Form::Refused => value.to_owned(),
+        Form::Header | Form::Raw | Form::Refused(_) => value.to_owned(),
     }
 }
 

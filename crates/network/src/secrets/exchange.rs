@@ -70,6 +70,16 @@ impl Exchange {
         !self.responses.is_empty()
     }
 
+    /// Refuses placeholders in a method, a host or the name of a header.
+    pub(crate) fn refuse_in_name(
+        &self,
+        name: &str,
+        findings: &Findings,
+    ) -> Result<(), SecretRefused> {
+        let form = Form::Refused("it is put into values, and this is a name");
+        rewrite(&self.requests, name.as_bytes(), form, findings).map(drop)
+    }
+
     /// Puts secrets into the headers or trailers of a request.
     pub(crate) fn put_into_headers(
         &self,
@@ -77,6 +87,7 @@ impl Exchange {
         findings: &Findings,
     ) -> Result<(), SecretRefused> {
         for (name, value) in headers.iter_mut() {
+            self.refuse_in_name(name.as_str(), findings)?;
             let mut new = rewrite(&self.requests, value.as_bytes(), Form::Header, findings)?;
             if new.is_none() && name == AUTHORIZATION {
                 new = self.rewrite_basic(value.as_bytes(), findings)?;
@@ -111,7 +122,8 @@ impl Exchange {
 
     /// Returns what refuses placeholders in the body of a request.
     pub(crate) fn refuse_in_body(&self, findings: Findings) -> Rewriter {
-        Rewriter::new(Arc::clone(&self.requests), Form::Refused, findings)
+        let form = Form::Refused("the body is too long to put it in");
+        Rewriter::new(Arc::clone(&self.requests), form, findings)
     }
 
     /// Hides secrets in the headers or trailers of a response.

@@ -21,7 +21,8 @@
 //! In requests: header values, the content of `Authorization: Basic`, path, query, trailers, and
 //! bodies that are not compressed; those of a declared length up to
 //! [`MAX_REWRITTEN_BODY_BYTES`], as their length changes. A longer one is refused when it has a
-//! placeholder in it. Messages of an upgraded connection are not looked into: WebSocket masks them.
+//! placeholder in it, and so is a request with one in its method, its host or the name of a header.
+//! Messages of an upgraded connection are not looked into: WebSocket masks them.
 //!
 //! In responses of a secret's host, where it may be echoed: the value becomes the placeholder in
 //! headers, and asterisks of the same length in bodies, so that their length stays. The host is

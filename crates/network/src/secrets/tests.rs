@@ -106,6 +106,30 @@ fn illegal_secrets_say_what_is_wrong() {
 }
 
 #[test]
+fn placeholder_in_the_name_of_a_header_is_refused() {
+    let secret = secret("key", VALUE);
+    let placeholder = secret.placeholder().to_owned();
+    let secrets = Secrets::new(vec![secret]);
+    for (exchange, reason) in [
+        (secrets.in_clear(), "it is sent over intercepted TLS only"),
+        (
+            secrets.toward(&name("a.example")),
+            "it is not for this host",
+        ),
+        (
+            secrets.toward(&name("api.example.com")),
+            "it is put into values, and this is a name",
+        ),
+    ] {
+        let key = placeholder.parse().expect("a name");
+        let findings = Findings::default();
+        let refused = exchange.put_into_headers(&mut headers(key, "x"), &findings);
+        assert_eq!(refused.expect_err("refused").reason, reason);
+        assert!(findings.refused().is_some());
+    }
+}
+
+#[test]
 fn secret_is_put_into_headers_and_basic_credentials() {
     let secret = secret("KEY", VALUE);
     let placeholder = secret.placeholder().to_owned();

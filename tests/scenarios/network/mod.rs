@@ -8,5 +8,6 @@ mod live;
 mod log;
 mod names;
 mod open;
+mod peers;
 mod protections;
 mod restricted;

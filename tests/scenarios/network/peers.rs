@@ -81,7 +81,7 @@ fn members_reach_each_other_by_name_and_nobody_else_does() {
     let shown = host.smolvm(&["network", "show", "web"]).ok().text();
     assert_eq!(
         shown,
-        "restricted\nnetwork lab: web\nnetwork team: db, web\n"
+        "restricted\n# network lab: web\n# network team: db, web\n"
     );
     let info = host.smolvm(&["info", "web", "--json"]).ok().json();
     assert_eq!(info["data"]["vm"]["networks"], json!(["lab", "team"]));

@@ -57,7 +57,9 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<Report, Failure
         ("disk", disk_size),
         ("on host", text::size(info.disk_used_bytes)),
         ("network", network(&info.spec.network)),
-        ("networks", networks(&info.spec.networks)),
+    ]);
+    pairs.extend(networks(&info.spec.networks).map(|names| ("networks", names)));
+    pairs.extend([
         ("lives", lifetime.to_owned()),
         ("created", text::age(elapsed_since(info.created_unix_ms))),
     ]);
@@ -71,17 +73,11 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<Report, Failure
     Ok(Report::new(json!({"vm": vm}), table::pairs(&pairs)))
 }
 
-/// Returns the private networks of a sandbox.
-fn networks(networks: &Networks) -> String {
-    let names: Vec<&str> = networks
-        .as_slice()
-        .iter()
-        .map(NetworkName::as_str)
-        .collect();
-    match names.is_empty() {
-        true => "-".to_owned(),
-        false => names.join(", "),
-    }
+/// Returns the private networks of a sandbox, if it is in any.
+fn networks(networks: &Networks) -> Option<String> {
+    let names = networks.as_slice().iter().map(NetworkName::as_str);
+    let names: Vec<&str> = names.collect();
+    (!names.is_empty()).then(|| names.join(", "))
 }
 
 /// Returns what a sandbox may reach, in a few words.

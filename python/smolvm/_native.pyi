@@ -24,6 +24,7 @@ __all__ = [
     "check_env_key",
     "check_http_rules",
     "check_network",
+    "check_networks",
     "check_port_forwards",
     "check_secret",
     "check_vm_id",
@@ -76,6 +77,7 @@ class Spec(TypedDict):
     keeps_disk: bool
     port_forwards: builtins.list[tuple[str, int, int]]
     network: _Policy | None
+    networks: builtins.list[str]
     network_rate_mbps: int | None
     secrets: builtins.list[tuple[str, str, builtins.list[str]]]
     http_rules: builtins.list[str]
@@ -140,6 +142,7 @@ class Info(TypedDict):
     max_processes: int | None
     port_forwards: builtins.list[tuple[int, int]]
     network: _Policy
+    networks: builtins.list[str]
     network_rate_mbps: int | None
     http_rules: builtins.list[str]
     addresses: Addresses | None
@@ -258,6 +261,9 @@ def wait_job(sandbox: Sandbox, name: str, timeout: float | None) -> Operation[Pr
 def remove_job(sandbox: Sandbox, name: str) -> Operation[None]: ...
 def attach_job(sandbox: Sandbox, name: str, cursor: int) -> Operation[AttachedJob]: ...
 def check_network(field: str, asked: _Policy) -> _Policy: ...
+def check_networks(
+    field: str, names: builtins.list[str]
+) -> builtins.list[str]: ...
 def check_secret(
     field: str, name: str, value: str, hosts: builtins.list[str]
 ) -> None: ...

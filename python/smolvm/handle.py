@@ -50,6 +50,7 @@ class Handle:
         port_forwards: Sequence[PortForward | Mapping[str, Any]] | None = None,
         network: NetworkPolicy | Mapping[str, Any] | str | None = None,
         internet_settings: Mapping[str, Any] | None = None,
+        networks: Sequence[str] | None = None,
         network_rate_limit_mbps: int | None = None,
         secrets: Mapping[str, Secret] | None = None,
         http_rules: Sequence[str] | None = None,
@@ -71,6 +72,7 @@ class Handle:
             "port_forwards": port_forwards,
             "network": network,
             "internet_settings": internet_settings,
+            "networks": networks,
             "network_rate_limit_mbps": network_rate_limit_mbps,
             "secrets": secrets,
             "http_rules": http_rules,
@@ -185,6 +187,7 @@ def native_spec(config: VMConfig, backend: str | None) -> _native.Spec:
         "keeps_disk": config.retain_disk_on_delete,
         "port_forwards": native_ports(config.port_forwards),
         "network": _network(config),
+        "networks": config.networks,
         "network_rate_mbps": config.network_rate_limit_mbps,
         "secrets": [
             (name, secret.value, list(secret.hosts)) for name, secret in config.secrets.items()
@@ -208,6 +211,7 @@ def vm_info(known: _native.Info) -> VMInfo:
         max_processes=known["max_processes"],
         port_forwards=[PortForward(host, guest) for host, guest in known["port_forwards"]],
         network=NetworkPolicy(*known["network"]),
+        networks=known["networks"],
         network_rate_limit_mbps=known["network_rate_mbps"],
         http_rules=known["http_rules"],
     )

@@ -29,7 +29,8 @@ class NetworkPolicy(Record):
     ``mode`` is ``off``, ``restricted`` (only what is allowed) or ``open`` (what is public and not
     denied); left out, it is ``restricted`` where something is allowed and ``open`` otherwise. A
     rule is a name, ``*.name``, address or network, with ports and protocol where those matter:
-    ``example.com:443``, ``10.0.0.0/8:5432/tcp``. Denied is denied, whatever allows it. Raises a
+    ``example.com:443``, ``10.0.0.0/8:5432/tcp``. To deny ``from web:5432`` is to keep the sandbox
+    ``web`` of the same network from this port. Denied is denied, whatever allows it. Raises a
     :class:`ValidationError` that says where a rule is wrong.
     """
 
@@ -76,8 +77,8 @@ def internet_policy(settings: Mapping[str, Any]) -> NetworkPolicy:
 class NetworkEvent(Record):
     """Something that happened on a sandbox's network."""
 
-    #: ``dns``, ``connection``, ``name`` (that TLS or HTTP has shown), ``request``, ``closed``,
-    #: ``dropped``, ``policy`` or ``lost``.
+    #: ``dns``, ``connection``, ``incoming`` (from a peer), ``name`` (that TLS or HTTP has shown),
+    #: ``request``, ``closed``, ``dropped``, ``policy`` or ``lost``.
     type: str
     #: When it happened, in seconds since the Unix epoch.
     time: float

@@ -192,7 +192,8 @@ class VMConfig(Record):
     a :class:`ValidationError` that names it. ``port_forwards`` are exposed whenever the sandbox
     runs, whoever started it. ``network`` is a :class:`NetworkPolicy`, its fields or its mode;
     ``internet_settings`` are its older spelling, with ``mode``, ``allowed_cidrs`` and
-    ``allowed_domains``. ``network_rate_limit_mbps`` holds for each direction. ``secrets`` are
+    ``allowed_domains``. ``networks`` are names of private networks, whose members reach each other
+    by their ``vm_id``. ``network_rate_limit_mbps`` holds for each direction. ``secrets`` are
     each a :class:`Secret` by its name. ``http_rules`` say which requests hosts take, as in
     ``GET,POST api.example.com/v1/*``.
     """
@@ -218,6 +219,7 @@ class VMConfig(Record):
     max_processes: int | None = None
     network: NetworkPolicy | None = None
     internet_settings: dict[str, Any] | None = None
+    networks: list[str] = []
     network_rate_limit_mbps: int | None = None
     secrets: dict[str, Secret] = {}
     http_rules: list[str] = []
@@ -362,12 +364,21 @@ def _network(_name: str, value: Any) -> NetworkPolicy | None:
     return None if value is None else NetworkPolicy.of(value)
 
 
+def _networks(name: str, value: Any) -> list[str]:
+    return _native.check_networks(name, _texts(name, value))
+
+
 def _http_rules(name: str, value: Any) -> list[str]:
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        raise ValidationError(f"{name}: {value!r} is not a list of strings")
-    rules = [_text(f"{name}.{index}", rule) for index, rule in enumerate(value)]
+    rules = _texts(name, value)
     _native.check_http_rules(name, rules)
     return rules
+
+
+def _texts(name: str, value: Any) -> list[str]:
+    # A string is a sequence of strings, too, and never meant as one here.
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise ValidationError(f"{name}: {value!r} is not a list of strings")
+    return [_text(f"{name}.{index}", text) for index, text in enumerate(value)]
 
 
 def _internet_settings(_name: str, value: Any) -> dict[str, Any] | None:
@@ -411,6 +422,7 @@ _CHECKS: dict[str, Any] = {
     "max_lifetime": _seconds,
     "network": _network,
     "internet_settings": _internet_settings,
+    "networks": _networks,
     "network_rate_limit_mbps": _rate,
     "secrets": checked_secrets,
     "http_rules": _http_rules,

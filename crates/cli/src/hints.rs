@@ -12,7 +12,8 @@ use smolvm_sandbox::control::{StartFailure, StartFailureKind};
 use smolvm_sandbox::message::{Refusal, RefusalCode};
 use smolvm_sandbox::{
     AccessError, CopyError, CreateError, EnvError, ErrorKind, ExecError, LogError, NetworkError,
-    PlanError, PortForwardError, SandboxState, SecretsError, SpecError, StartError, StoreError,
+    NetworksError, PlanError, PortForwardError, SandboxState, SecretsError, SpecError, StartError,
+    StoreError,
 };
 
 use crate::failure::Failure;
@@ -77,6 +78,12 @@ impl From<PortForwardError> for Failure {
     }
 }
 
+impl From<NetworksError> for Failure {
+    fn from(error: NetworksError) -> Self {
+        Self::of(&error, error.kind(), Advice::none())
+    }
+}
+
 impl From<SecretsError> for Failure {
     fn from(error: SecretsError) -> Self {
         Self::of(&error, error.kind(), Advice::code("secrets"))
@@ -124,6 +131,7 @@ impl From<CreateError> for Failure {
             CreateError::Overlay(error) => on_overlay(error),
             CreateError::Copy(_) => on_full_disk(&error),
             CreateError::Secrets(_) => Advice::code("secrets"),
+            CreateError::Networks(_) => Advice::none(),
             CreateError::Custom(_) => Advice::code("unusable_file"),
             CreateError::KeptDiskSize { .. } => Advice::code("kept_disk_size"),
         };

@@ -9,7 +9,7 @@ use std::time::Duration;
 use smolvm_sandbox::control::Forward;
 use smolvm_sandbox::{
     DiskMib, EngineChoice, HttpRule, HttpRuleError, MemoryMib, Mode, NameError, NamePattern,
-    NetworkPolicy, PolicyTextError, Rule, RuleError, SandboxId, VcpuCount,
+    NetworkName, NetworkPolicy, PolicyTextError, Rule, RuleError, SandboxId, VcpuCount,
 };
 
 /// Parses a size with an optional unit; a bare number is MiB.
@@ -63,6 +63,12 @@ pub(crate) fn vcpus(text: &str) -> Result<VcpuCount, String> {
 pub(crate) fn sandbox_id(text: &str) -> Result<SandboxId, String> {
     text.parse()
         .map_err(|error: smolvm_sandbox::SpecError| error.to_string())
+}
+
+/// Parses the name of a private network.
+pub(crate) fn network_name(text: &str) -> Result<NetworkName, String> {
+    text.parse()
+        .map_err(|error: smolvm_sandbox::NetworksError| error.to_string())
 }
 
 /// Parses a network mode.

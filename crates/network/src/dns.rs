@@ -4,7 +4,7 @@
 //!   guest's bytes --> Question --> Decider.query() --no--> REFUSED
 //!                                     | yes
 //!                                     v
-//!                     smolvm.internal: answered here       others: asked upstream
+//!               smolvm.internal, peers: answered here      others: asked upstream
 //!                                                               | answer
 //!                                                               v
 //!                     records of the question only, addresses that Decider.answer() lets through,

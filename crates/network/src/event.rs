@@ -48,7 +48,25 @@ pub enum Event {
         destination: SocketAddr,
         /// The name that the guest had resolved to the destination, or showed in the protocol.
         name: Option<String>,
+        /// The sandbox that it goes to; absent where that is no peer.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        peer: Option<String>,
         /// Whether it may go there.
+        verdict: Verdict,
+    },
+    /// A peer asked for a connection to the guest, or sent the first datagram of an exchange.
+    Incoming {
+        /// Number of the connection in this log.
+        connection: u64,
+        /// Its protocol.
+        protocol: Protocol,
+        /// The sandbox that it comes from.
+        peer: String,
+        /// What the guest sees of it.
+        source: SocketAddr,
+        /// The guest's end.
+        destination: SocketAddr,
+        /// Whether it may come in.
         verdict: Verdict,
     },
     /// A connection that was allowed has shown a name, and the verdict on that.

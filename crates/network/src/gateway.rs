@@ -7,6 +7,8 @@
 //!                           |            tcp  -> relay (terminal) [-> gate: names that TLS and HTTP show]
 //!                           |            udp  -> a connected socket
 //!                           |            echo -> a ping socket
+//!                           |            any to a peer's address -> the peer's gateway
+//!   peers' gateways --> [ router ] --> flows into the guest
 //!   guest's frames <-- [ writer ] <-- all of them, in one bounded queue
 //! ```
 //!
@@ -20,6 +22,7 @@ mod context;
 mod dns_service;
 mod echo;
 mod flow;
+mod from_peer;
 mod gate;
 mod host_link;
 mod outgoing;
@@ -28,6 +31,7 @@ mod relay;
 mod router;
 mod tcp;
 mod terminal;
+mod to_peer;
 mod udp;
 
 use std::net::IpAddr;
@@ -41,15 +45,19 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::frame::{FrameReader, write_frames};
 use crate::throttle::Throttle;
-use crate::{EventSink, PolicyHandle, UpstreamConfig};
+use crate::{EventSink, PeersConfig, PolicyHandle, UpstreamConfig};
 pub use content::ContentConfig;
 use context::Context;
+pub use from_peer::{Incoming, PeerDoor};
 use host_link::HostLink;
 use outgoing::{Link, Outgoing};
 use router::Router;
 
 /// Frames that wait for the guest, at most: what a moment's burst of a few flows makes.
 const OUTGOING_FRAMES: usize = 256;
+
+/// Connections of peers that wait for the router, at most.
+const INCOMING_QUEUE: usize = 16;
 
 /// Who is who on the link between a guest and its gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,6 +117,8 @@ pub struct GatewayConfig {
     pub log: EventSink,
     /// How much may be used.
     pub limits: Limits,
+    /// Its peers; absent where the sandbox is in no private network.
+    pub peers: Option<PeersConfig>,
 }
 
 /// A gateway at work. Dropping it ends all connections.
@@ -116,6 +126,7 @@ pub struct GatewayConfig {
 pub struct Gateway {
     router: AbortOnDropHandle<()>,
     writer: AbortOnDropHandle<()>,
+    door: PeerDoor,
 }
 
 impl Gateway {
@@ -141,7 +152,8 @@ impl Gateway {
         );
         let download = Throttle::new(config.limits.download_bytes_per_second);
         let context = Arc::new(Context::new(Outgoing::new(link, frames), config));
-        let router = Router::new(context, host_link);
+        let (door, incoming) = PeerDoor::new(INCOMING_QUEUE);
+        let router = Router::new(context, host_link, incoming);
         Self {
             router: AbortOnDropHandle::new(tokio::spawn(async move {
                 if let Err(error) = router.run(FrameReader::new(reader)).await {
@@ -153,12 +165,19 @@ impl Gateway {
                     tracing::debug!(%error, "guest's link closed");
                 }
             })),
+            door,
         }
+    }
+
+    /// Returns where connections of peers go in.
+    #[must_use]
+    pub fn door(&self) -> PeerDoor {
+        self.door.clone()
     }
 
     /// Ends all connections, and returns when everything that records events has ended.
     pub async fn end(self) {
-        let Self { router, writer } = self;
+        let Self { router, writer, .. } = self;
         router.abort();
         // However they ended, they are gone.
         let _aborted = router.await;

@@ -14,6 +14,7 @@ mod inspect;
 mod intercept;
 #[cfg(test)]
 mod loopback;
+mod peer;
 mod policy;
 mod secrets;
 mod throttle;
@@ -22,7 +23,7 @@ mod verdict;
 pub use dns::{DnsTransport, Pins, Resolver, ResolverConfig, UpstreamConfig};
 pub use event::{Event, Protocol, Record};
 pub use event_log::{EventLog, EventSink};
-pub use gateway::{ContentConfig, Gateway, GatewayConfig, Limits, LinkConfig};
+pub use gateway::{ContentConfig, Gateway, GatewayConfig, Incoming, Limits, LinkConfig, PeerDoor};
 pub use http::{
     BoxStream, Dial, GuestConnection, HttpError, HttpProxy, RequestHead, RequestHost,
     RequestPolicy, Stream,
@@ -33,10 +34,13 @@ pub use intercept::{
     Authority, AuthorityError, InterceptError, Interceptor, RootsError, UpstreamTls,
     UpstreamTlsError,
 };
+pub use peer::{
+    PEER_DOMAIN, PeerAnswer, PeerDirectory, PeerHello, PeerHelloError, PeerName, PeersConfig,
+};
 pub use policy::{
-    Action, Decider, Decision, Destination, GATEWAY_NAME, HOST_NAME, Mode, Name, NameError,
-    NamePattern, NetworkPolicy, PolicyError, PolicyHandle, PolicyTextError, Ports, Protection,
-    RESERVED_DOMAIN, Rule, RuleError, RuleProblem, SettingsError, Target, Transport,
+    Action, Decider, Decision, Destination, Direction, GATEWAY_NAME, HOST_NAME, Mode, Name,
+    NameError, NamePattern, NetworkPolicy, PolicyError, PolicyHandle, PolicyTextError, Ports,
+    Protection, RESERVED_DOMAIN, Rule, RuleError, RuleProblem, SettingsError, Target, Transport,
     from_internet_settings,
 };
 pub use secrets::{

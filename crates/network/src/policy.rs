@@ -9,6 +9,8 @@
 //!     .answer(address, own)                may a DNS answer tell it this address?
 //!     .connection(destination, own)        may it connect there? perhaps: see what name it shows
 //!     .shown(destination, name)            may the connection go on with this name?
+//!     .to_peer(destination, network)       may it connect to this peer?
+//!     .from_peer(names, port, network)     may this peer connect to it?
 //! ```
 //!
 //! # What wins
@@ -46,6 +48,13 @@
 //! | sends UDP under a rule about a name (QUIC hides its name) | only by `/udp` or `/any` | allowed |
 //!
 //! An `allow` rule about the address makes it allowed in all cases but that of a denied name.
+//!
+//! # Peers
+//!
+//! To be in a network with somebody is to allow each other, whatever the mode but `off`. So of the
+//! above only 1 and 2 hold for peers: a `deny` rule about a peer's name, its address here, or `*`
+//! keeps the guest from it, and one with `from` keeps it from the guest. The names that a peer's
+//! protocols show do not matter; its address is nobody else's.
 
 mod addresses;
 mod decider;
@@ -63,5 +72,5 @@ pub use legacy::{SettingsError, from_internet_settings};
 pub use name::{GATEWAY_NAME, HOST_NAME, Name, NameError, NamePattern, RESERVED_DOMAIN};
 pub use network_policy::{Mode, NetworkPolicy, PolicyError};
 pub use protection::Protection;
-pub use rule::{Action, Ports, Rule, RuleError, RuleProblem, Target, Transport};
+pub use rule::{Action, Direction, Ports, Rule, RuleError, RuleProblem, Target, Transport};
 pub use text::PolicyTextError;

@@ -11,7 +11,7 @@ use smolvm_sandbox::{
 
 use crate::failure::Failure;
 use crate::installation::variable;
-use crate::network::{PolicyArgument, policy};
+use crate::network::{PolicyArgument, networks, policy};
 use crate::secrets::{SecretArgument, secret};
 
 /// A sandbox as Python asks for it; absent values are the library's defaults.
@@ -37,6 +37,7 @@ pub(crate) struct SpecArguments {
     keeps_disk: bool,
     port_forwards: Vec<ForwardArgument>,
     network: Option<PolicyArgument>,
+    networks: Vec<String>,
     network_rate_mbps: Option<u32>,
     secrets: Vec<SecretArgument>,
     http_rules: Vec<String>,
@@ -75,6 +76,7 @@ impl SpecArguments {
         if let Some(asked) = &self.network {
             spec.network = policy("network", asked)?;
         }
+        spec.networks = networks("networks", &self.networks)?;
         spec.network_rate_mbps = self.network_rate_mbps;
         spec.http_rules.clone_from(&self.http_rules);
         Ok(spec)

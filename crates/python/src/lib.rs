@@ -51,8 +51,8 @@ mod _native {
     use crate::jobs::{AttachedJob, attach_job, list_jobs, remove_job, start_job, wait_job};
     #[pymodule_export]
     use crate::network::{
-        NetworkLog, change_network, check_network, internet_policy, network_log, network_policy,
-        policy_of_text,
+        NetworkLog, change_network, check_network, check_networks, internet_policy, network_log,
+        network_policy, policy_of_text,
     };
     #[pymodule_export]
     use crate::operation::Operation;

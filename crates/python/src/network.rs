@@ -8,8 +8,9 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use smolvm_sandbox::control::NetworkChange;
 use smolvm_sandbox::{
-    Mode, NetworkLog as Library, NetworkPolicy, NetworkRecord, PolicyError, PolicyTextError, Rule,
-    RuleAction, RuleError, SandboxInfo, from_internet_settings, network,
+    Mode, NetworkLog as Library, NetworkName, NetworkPolicy, NetworkRecord, Networks,
+    NetworksError, PolicyError, PolicyTextError, Rule, RuleAction, RuleError, SandboxInfo,
+    from_internet_settings, network,
 };
 use tokio::sync::Mutex as AsyncMutex;
 
@@ -41,6 +42,45 @@ fn rules(field: &str, action: &str, texts: &[String]) -> Result<Vec<Rule>, Failu
             })
     };
     texts.iter().enumerate().map(rule).collect()
+}
+
+/// Returns the private networks that Python asks for; an error names the part that is wrong.
+pub(crate) fn networks(field: &str, names: &[String]) -> Result<Networks, Failure> {
+    let name = |(index, name): (usize, &String)| {
+        name.parse().map_err(|error: NetworksError| {
+            Failure::argument(&format!("{field}.{index}"), error.to_string())
+        })
+    };
+    let names: Vec<NetworkName> = names
+        .iter()
+        .enumerate()
+        .map(name)
+        .collect::<Result<_, _>>()?;
+    Networks::new(names).map_err(|error| Failure::argument(field, error.to_string()))
+}
+
+/// Checks names of private networks, and returns each once.
+#[pyfunction]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "PyO3 makes the list of Python's"
+)]
+pub(crate) fn check_networks(
+    py: Python<'_>,
+    field: &str,
+    names: Vec<String>,
+) -> PyResult<Vec<String>> {
+    let checked = networks(field, &names).map(|checked| network_names(&checked));
+    checked.map_err(|failure| failure.into_py_err(py))
+}
+
+/// Returns private networks as Python has them.
+pub(crate) fn network_names(networks: &Networks) -> Vec<String> {
+    networks
+        .as_slice()
+        .iter()
+        .map(ToString::to_string)
+        .collect()
 }
 
 /// Returns a policy as Python has it.

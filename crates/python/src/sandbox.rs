@@ -186,6 +186,7 @@ fn info_dict<'py>(
     let ports = forwards.map(|forward| (forward.host_port, forward.guest_port));
     known.set_item("port_forwards", ports.collect::<Vec<_>>())?;
     known.set_item("network", network::parts(&info.spec.network))?;
+    known.set_item("networks", network::network_names(&info.spec.networks))?;
     known.set_item("network_rate_mbps", info.spec.network_rate_mbps)?;
     known.set_item("http_rules", &info.spec.http_rules)?;
     known.set_item("addresses", network::addresses(py, info)?)?;

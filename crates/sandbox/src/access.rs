@@ -117,7 +117,7 @@ impl Access {
         request: &SupervisorRequest,
     ) -> Result<Connection, AccessError> {
         let directory = self.store.existing(&self.id)?;
-        let Ok(stream) = socket::connect(&directory).await else {
+        let Ok(stream) = socket::connect(&directory, &directory.socket()).await else {
             return Err(self.not_running().await);
         };
         let mut connection = Framed::new(stream, FrameCodec);

@@ -7,6 +7,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use ipnet::Ipv4Net;
 use smolvm_network::{Limits, LinkConfig, NetworkPolicy, PolicyError, Rule, RuleError};
 use smolvm_protocol::control::{NetworkChange, SupervisorReply, SupervisorRequest};
 use smolvm_protocol::message::{GuestNetwork, InterfaceAddress};
@@ -49,6 +50,11 @@ pub const GATEWAY_IPV6: Ipv6Addr = Ipv6Addr::new(0xfd73, 0x6d6f, 0x6c76, 0, 0, 0
 /// Leading bits that both IPv6 addresses have in common.
 pub const IPV6_PREFIX_LENGTH: u8 = 64;
 
+/// Addresses that stand for peers, each for one of them as long as the gateway lives. They are
+/// outside the link, as [`HOST_IPV4`] is. There are none of IPv6: what listens for others listens on
+/// IPv4, as a rule, and a name with two addresses is refused at one of them first.
+pub const PEER_IPV4: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(172, 16, 64, 0), 18);
+
 /// Largest packet on the link, in bytes. Each one costs the same work in the VMM and the gateway,
 /// however long it is, so the largest multiple of 16 is taken that fits an IPv4 packet's length
 /// (RFC 791 §3.1). With its Ethernet header it is below what QEMU takes in one piece (69,632
@@ -87,7 +93,7 @@ pub fn guest_side(device: NetworkDevice) -> GuestNetwork {
 
 /// Returns the link that `device` is on, as the gateway sees it.
 pub(crate) fn gateway_side(device: NetworkDevice) -> LinkConfig {
-    let ipv4 = ipnet::Ipv4Net::new(GATEWAY_IPV4, IPV4_PREFIX_LENGTH);
+    let ipv4 = Ipv4Net::new(GATEWAY_IPV4, IPV4_PREFIX_LENGTH);
     let ipv6 = ipnet::Ipv6Net::new(GATEWAY_IPV6, IPV6_PREFIX_LENGTH);
     LinkConfig {
         guest_mac: device.mac,

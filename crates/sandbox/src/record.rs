@@ -185,6 +185,16 @@ impl SandboxDir {
         self.path.join("supervisor.sock")
     }
 
+    /// Returns the socket on which peers are awaited.
+    pub(crate) fn peers_socket(&self) -> PathBuf {
+        self.path.join("peers.sock")
+    }
+
+    /// Returns what the sandbox's supervisor shows to those of peers.
+    pub(crate) fn peers_proof(&self) -> PathBuf {
+        self.path.join("peers.proof")
+    }
+
     pub(crate) fn initramfs(&self) -> PathBuf {
         self.path.join("initramfs.img")
     }

@@ -26,8 +26,8 @@ use crate::process;
 use crate::record::{RecordError, SandboxDir};
 use crate::store::{OwnerLock, SandboxInfo, SandboxLock, Store, StoreError};
 use crate::{
-    EngineChoice, EnvError, ErrorKind, Installation, Lifetime, SandboxId, SandboxSpec,
-    SandboxState, SecretGrant, SecretSpec, SecretsError,
+    EngineChoice, EnvError, ErrorKind, Installation, Lifetime, NetworksError, SandboxId,
+    SandboxSpec, SandboxState, SecretGrant, SecretSpec, SecretsError,
 };
 use crate::{secrets, sys, text};
 
@@ -79,6 +79,9 @@ pub enum CreateError {
     /// Its secrets, or rules for its requests, are not legal or cannot be kept.
     #[error(transparent)]
     Secrets(#[from] SecretsError),
+    /// It cannot be in the networks it asks for.
+    #[error(transparent)]
+    Networks(#[from] NetworksError),
     /// The writable disk could not be copied.
     #[error("copy the sandbox's disk")]
     Copy(#[from] smolvm_image::CopyError),
@@ -93,6 +96,7 @@ impl CreateError {
             Self::KeptDiskSize { .. } => ErrorKind::Conflict,
             Self::Store(error) => error.kind(),
             Self::Secrets(error) => error.kind(),
+            Self::Networks(error) => error.kind(),
             Self::Cache(_) | Self::Overlay(_) | Self::Copy(_) => ErrorKind::Host,
         }
     }
@@ -261,6 +265,7 @@ impl Sandbox {
         secrets: Vec<SecretSpec>,
         progress: Arc<dyn Progress>,
     ) -> Result<Self, CreateError> {
+        spec.networks.check_member(&spec.id)?;
         secrets::check(&spec, &secrets)?;
         spec.secrets = secrets.iter().map(SecretGrant::of).collect();
         spec.custom = spec.custom.as_ref().map(custom::checked).transpose()?;

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use smolvm_network::NetworkPolicy;
 
-use crate::{ErrorKind, PortForwards, SecretGrant};
+use crate::{ErrorKind, Networks, PortForwards, SecretGrant};
 
 /// Why a value of a specification is not legal.
 #[derive(Debug, thiserror::Error)]
@@ -86,25 +86,29 @@ impl FromStr for SandboxId {
     type Err = SpecError;
 
     fn from_str(name: &str) -> Result<Self, SpecError> {
-        let is_edge = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-        let is_inner = |byte: u8| is_edge(byte) || byte == b'-' || byte == b'_';
-        let bytes = name.as_bytes();
-        let is_legal = match (bytes.first(), bytes.last()) {
-            (Some(&first), Some(&last)) => {
-                bytes.len() <= Self::MAX_BYTES
-                    && is_edge(first)
-                    && is_edge(last)
-                    && bytes.iter().copied().all(is_inner)
-            }
-            _ => false,
-        };
-        if is_legal {
+        if is_legal_name(name) {
             Ok(Self(name.to_owned()))
         } else {
             Err(SpecError::Name {
                 name: name.chars().take(80).collect(),
             })
         }
+    }
+}
+
+/// Tells whether a text can be the name of a sandbox, or of what sandboxes share.
+pub(crate) fn is_legal_name(name: &str) -> bool {
+    let is_edge = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let is_inner = |byte: u8| is_edge(byte) || byte == b'-' || byte == b'_';
+    let bytes = name.as_bytes();
+    match (bytes.first(), bytes.last()) {
+        (Some(&first), Some(&last)) => {
+            bytes.len() <= SandboxId::MAX_BYTES
+                && is_edge(first)
+                && is_edge(last)
+                && bytes.iter().copied().all(is_inner)
+        }
+        _ => false,
     }
 }
 
@@ -294,6 +298,9 @@ pub struct SandboxSpec {
     /// What it may reach.
     #[serde(default)]
     pub network: NetworkPolicy,
+    /// The private networks that it is in.
+    #[serde(default)]
+    pub networks: Networks,
     /// How fast it may send and receive, in megabits (10^6 bits) per second.
     #[serde(default)]
     pub network_rate_mbps: Option<u32>,
@@ -347,6 +354,7 @@ impl SandboxSpec {
             max_processes: None,
             custom: None,
             network: NetworkPolicy::default(),
+            networks: Networks::default(),
             network_rate_mbps: None,
             secrets: Vec::new(),
             http_rules: Vec::new(),

@@ -537,6 +537,7 @@ impl Store {
         let failed = state.after(Transition::Fail, Some("its supervisor died"))?;
         lock.directory.write_state(&failed)?;
         remove_if_there(&lock.directory.socket());
+        remove_if_there(&lock.directory.peers_socket());
         Ok(true)
     }
 

@@ -10,8 +10,8 @@
 //! The driver is one `select!` loop ([`driver`]): everything that happens to the sandbox passes
 //! through it in one order, and it alone changes the state. [`ending`] says how a machine ended.
 //! Other tasks only carry bytes: [`lease`] speaks to the creating process, [`clients`] relays
-//! operations, [`forwards`] exposes ports, [`console`] keeps what the guest prints.
-//! [`log`] keeps what the supervisor says of itself.
+//! operations, [`forwards`] exposes ports, [`peers`] lets other members of its networks in,
+//! [`console`] keeps what the guest prints. [`log`] keeps what the supervisor says of itself.
 //!
 //! A supervisor is a value, not a process: [`supervise`] runs until its sandbox has ended.
 
@@ -24,6 +24,7 @@ mod forwards;
 mod lease;
 mod log;
 mod network;
+mod peers;
 
 use std::fs::File;
 use std::io;
@@ -156,7 +157,8 @@ async fn start(directory: &SandboxDir) -> Result<Started, SuperviseError> {
     state.engine = Some(plan.boot.engine.describe());
     directory.write_state(&state)?;
     let terminate = signal(SignalKind::terminate()).map_err(SuperviseError::Signals)?;
-    let listener = socket::listen(directory).map_err(SuperviseError::Listen)?;
+    let listener =
+        socket::listen(directory, &directory.socket()).map_err(SuperviseError::Listen)?;
     let mut forwards = Forwards::new(&plan.port_forwards);
     forwards.bind().await?;
     let mut machine = engine_of(&plan.boot.engine).boot(&plan.boot).await?;

@@ -14,3 +14,9 @@ pub(super) const STREAMS: &str = include_str!("guest/streams.py");
 
 /// Frames that no kernel makes.
 pub(super) const FRAMES: &str = include_str!("guest/frames.py");
+
+/// Serves TCP and UDP in the background, for peers and for the guest itself.
+pub(super) const SERVE: &str = include_str!("guest/serve.py");
+
+/// Sends datagrams to a peer from any address.
+pub(super) const FORGE: &str = include_str!("guest/forge.py");

@@ -8,6 +8,7 @@ mod live;
 mod log;
 mod names;
 mod open;
+mod peers;
 mod protections;
 mod rate;
 mod restricted;

@@ -1,7 +1,7 @@
 //! `info`: all that is known of a sandbox.
 
 use serde_json::json;
-use smolvm_sandbox::{Lifetime, NetworkPolicy, SandboxId, SandboxState};
+use smolvm_sandbox::{Lifetime, NetworkName, NetworkPolicy, Networks, SandboxId, SandboxState};
 
 use crate::context::{Context, colour_of, elapsed_since};
 use crate::failure::Failure;
@@ -28,6 +28,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<Report, Failure
     vm["directory"] = json!(info.directory.to_string_lossy());
     vm["machine"] = json!(machine);
     vm["network"] = json!(info.spec.network);
+    vm["networks"] = json!(info.spec.networks);
     vm["http_rules"] = json!(info.spec.http_rules);
     let secrets = info.spec.secrets.iter();
     vm["secrets"] = secrets
@@ -56,6 +57,9 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<Report, Failure
         ("disk", disk_size),
         ("on host", text::size(info.disk_used_bytes)),
         ("network", network(&info.spec.network)),
+    ]);
+    pairs.extend(networks(&info.spec.networks).map(|names| ("networks", names)));
+    pairs.extend([
         ("lives", lifetime.to_owned()),
         ("created", text::age(elapsed_since(info.created_unix_ms))),
     ]);
@@ -67,6 +71,13 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<Report, Failure
     }
     pairs.push(("files", info.directory.display().to_string()));
     Ok(Report::new(json!({"vm": vm}), table::pairs(&pairs)))
+}
+
+/// Returns the private networks of a sandbox, if it is in any.
+fn networks(networks: &Networks) -> Option<String> {
+    let names = networks.as_slice().iter().map(NetworkName::as_str);
+    let names: Vec<&str> = names.collect();
+    (!names.is_empty()).then(|| names.join(", "))
 }
 
 /// Returns what a sandbox may reach, in a few words.

@@ -5,7 +5,7 @@ mod log;
 
 use serde_json::json;
 use smolvm_sandbox::control::NetworkChange;
-use smolvm_sandbox::{Mode, NetworkPolicy, Rule, SandboxId};
+use smolvm_sandbox::{Mode, NetworkMembers, NetworkPolicy, Rule, SandboxId};
 
 use crate::commands::network_args::asked;
 use crate::context::Context;
@@ -16,7 +16,7 @@ use crate::values;
 /// `network` as typed.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
-    /// Show what a sandbox may reach.
+    /// Show what a sandbox may reach, and who is in its private networks.
     Show(ShowArgs),
     /// Allow names, addresses or networks, at once.
     Allow(AllowArgs),
@@ -163,10 +163,22 @@ async fn change_network(
 }
 
 fn show(name: &SandboxId, context: &Context) -> Result<Report, Failure> {
-    let policy = context.sandbox(name)?.network_policy()?;
-    Ok(Report::new(policy_json(&policy), policy.to_string()))
+    let sandbox = context.sandbox(name)?;
+    let policy = sandbox.network_policy()?;
+    let networks = sandbox.networks()?;
+    let document = json!({
+        "mode": policy.mode().to_string(),
+        "rules": texts(policy.rules()),
+        "networks": networks,
+    });
+    Ok(Report::new(document, described(&policy, &networks)))
 }
 
-fn policy_json(policy: &NetworkPolicy) -> serde_json::Value {
-    json!({"mode": policy.mode().to_string(), "rules": texts(policy.rules())})
+/// Returns a policy as a file has it, with the private networks in lines that mean nothing there.
+fn described(policy: &NetworkPolicy, networks: &[NetworkMembers]) -> String {
+    let networks = networks.iter().map(|NetworkMembers { name, members }| {
+        let members: Vec<&str> = members.iter().map(SandboxId::as_str).collect();
+        format!("# network {name}: {}\n", members.join(", "))
+    });
+    format!("{policy}{}", networks.collect::<String>())
 }

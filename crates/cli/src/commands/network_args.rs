@@ -1,7 +1,8 @@
 //! Arguments that say what a sandbox may reach.
 
 use smolvm_sandbox::{
-    ErrorKind, Mode, NetworkError, NetworkPolicy, Rule, SecretSpec, SecretsError,
+    ErrorKind, Mode, NetworkError, NetworkName, NetworkPolicy, Networks, Rule, SecretSpec,
+    SecretsError,
 };
 
 use crate::failure::Failure;
@@ -37,6 +38,11 @@ pub(crate) struct NetworkArgs {
     )]
     policy: Option<NetworkPolicy>,
 
+    /// A private network that it is in, whose members reach each other by their names; can be given
+    /// more than once.
+    #[arg(long = "network", value_name = "NAME", value_parser = values::network_name)]
+    networks: Vec<NetworkName>,
+
     /// A secret: the guest has a placeholder in its variable NAME, and requests to HOST get the
     /// value of smolvm's own variable NAME; can be given more than once.
     #[arg(long = "secret", value_name = "NAME@HOST[,HOST]", value_parser = values::secret)]
@@ -60,6 +66,11 @@ impl NetworkArgs {
     /// Returns what the sandbox may reach.
     pub(crate) fn policy(&self) -> Result<NetworkPolicy, Failure> {
         asked(self.policy.as_ref(), self.net, &self.allow, &self.deny)
+    }
+
+    /// Returns the private networks that it is in.
+    pub(crate) fn networks(&self) -> Result<Networks, Failure> {
+        Ok(Networks::new(self.networks.iter().cloned())?)
     }
 
     /// Returns the secrets, with their values from the environment.

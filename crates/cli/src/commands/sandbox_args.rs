@@ -115,6 +115,7 @@ impl SandboxArgs {
             custom: custom_boot(self.kernel, self.rootfs),
             port_forwards: PortForwards::try_from(self.ports)?,
             network: self.network.policy()?,
+            networks: self.network.networks()?,
             http_rules: self.network.http_rules().to_vec(),
             network_rate_mbps: self.network.rate_mbps(),
             ..SandboxSpec::new(self.name.unwrap_or_else(SandboxId::random), lifetime)

@@ -90,6 +90,38 @@ fn create_list_info_and_delete_describe_the_sandbox() {
 }
 
 #[test]
+fn networks_are_shown_with_all_their_members() {
+    let home = Home::new();
+    home.run(&[
+        "create",
+        "-n",
+        "db",
+        "--network",
+        "team",
+        "--deny",
+        "from web:5432",
+    ]);
+    home.run(&[
+        "create",
+        "-n",
+        "web",
+        "--network",
+        "lab",
+        "--network",
+        "team",
+    ]);
+    home.run(&["create", "-n", "box"]);
+    let shown = home.run(&["--json", "network", "show", "db"]);
+    assert_snapshot!("network_show", document_of(&shown));
+    let for_people = home.run(&["network", "show", "web"]);
+    assert_eq!(
+        for_people.stdout(),
+        "open\n# network lab: web\n# network team: db, web\n"
+    );
+    home.run(&["delete", "--all"]);
+}
+
+#[test]
 fn tables_for_people_are_aligned() {
     let home = Home::new();
     home.run(&["create", "-n", "a-box-with-a-long-name"]);

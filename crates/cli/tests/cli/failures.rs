@@ -129,3 +129,18 @@ fn copy_needs_one_side_in_a_sandbox() {
 fn run_without_a_command_is_a_usage_error() {
     refused(&Home::new().run(&["run"]), 2, "required arguments");
 }
+
+#[test]
+fn network_that_cannot_be_joined_says_why() {
+    let home = Home::new();
+    let named = home.run(&["create", "--network", "../team"]);
+    refused(&named, 2, "invalid network name \"../team\"");
+    let long = home.run(&["create", "--name", &"x".repeat(64), "--network", "team"]);
+    refused(&long, 1, "a name has 63 characters at most");
+    let allowed = home.run(&["create", "--allow", "from web"]);
+    refused(
+        &allowed,
+        2,
+        "column 7: members of its networks are allowed as such",
+    );
+}

@@ -42,6 +42,8 @@ pub(super) enum ExtendedError {
     Prohibited = 18,
     /// The policy does not let it have the answer (§4.18).
     Filtered = 17,
+    /// The gateway cannot answer now (§4.15).
+    NotReady = 14,
     /// Nobody to ask has answered (§4.23).
     NoReachableAuthority = 22,
 }

@@ -1,6 +1,7 @@
 //! From a guest's query to its answer, the pins and the event.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hickory_proto::op::ResponseCode;
@@ -10,11 +11,16 @@ use super::answer::{self, Answer, DnsTransport, ExtendedError};
 use super::pins::Pins;
 use super::question::{NoQuestion, Question};
 use super::upstream::{Upstream, UpstreamConfig};
+use crate::peer::{Peers, Resolved};
 use crate::policy::{Decider, PolicyHandle};
-use crate::{Event, EventSink, GATEWAY_NAME, HOST_NAME, Name, RESERVED_DOMAIN, Verdict};
+use crate::{Event, EventSink, GATEWAY_NAME, HOST_NAME, Name, PeerName, RESERVED_DOMAIN, Verdict};
 
 /// Seconds for which the gateway's own names are valid; they change only with the gateway.
 const OWN_TTL_SECONDS: u32 = 60;
+
+/// Seconds for which a peer's name is valid. Its address is the same as long as the gateway lives,
+/// but a peer can come and go.
+const PEER_TTL_SECONDS: u32 = 5;
 
 /// How long an address stays pinned after what the guest was told: for connections that were
 /// decided on before and are opened after.
@@ -30,6 +36,8 @@ pub struct ResolverConfig {
     pub host: Vec<IpAddr>,
     /// Addresses of the gateway in it: those of [`GATEWAY_NAME`].
     pub gateway: Vec<IpAddr>,
+    /// Addresses of the guest in it: those of its own name, where it has peers.
+    pub guest: Vec<IpAddr>,
     /// Whether the host reaches IPv6 addresses; without, the guest is told of none, and does not
     /// lose time with them.
     pub has_ipv6: bool,
@@ -43,6 +51,8 @@ pub struct Resolver {
     policy: PolicyHandle,
     pins: Pins,
     events: EventSink,
+    /// Absent where the sandbox is in no network.
+    peers: Option<Arc<Peers>>,
 }
 
 /// An answer, and what the log says about it.
@@ -86,7 +96,15 @@ impl Resolver {
             policy,
             pins,
             events,
+            peers: None,
         }
+    }
+
+    /// Returns the same resolver with names for these peers. A name without a domain is then a
+    /// peer's or nobody's, and never asked upstream.
+    pub(crate) fn with_peers(mut self, peers: Option<Arc<Peers>>) -> Self {
+        self.peers = peers;
+        self
     }
 
     /// Answers a query of the guest's, and records it. `own` are the addresses of the host's
@@ -117,6 +135,11 @@ impl Resolver {
         let Some(name) = &question.name else {
             return Reply::denied(Verdict::denied("built-in: not the name of a host"));
         };
+        if let Some(peers) = &self.peers
+            && let Some(peer) = PeerName::meant_by(name)
+        {
+            return self.peer_reply(question, peers, peer).await;
+        }
         let decider = self.policy.current();
         let verdict = decider.query(name);
         if !verdict.is_allowed {
@@ -148,25 +171,35 @@ impl Resolver {
 
     /// Answers for the domain that is the gateway's.
     fn own_answer(&self, question: &Question, name: &Name) -> Answer {
-        let addresses = match name.as_str() {
-            HOST_NAME => &self.config.host,
-            GATEWAY_NAME => &self.config.gateway,
-            RESERVED_DOMAIN => return Answer::new(ResponseCode::NoError),
-            _ => return Answer::new(ResponseCode::NXDomain),
-        };
-        let records = addresses
-            .iter()
-            .map(|&address| match address {
-                IpAddr::V4(address) => RData::A(address.into()),
-                IpAddr::V6(address) => RData::AAAA(address.into()),
-            })
-            .filter(|data| data.record_type() == question.query.query_type)
-            .map(|data| Record::from_rdata(question.query.name.clone(), OWN_TTL_SECONDS, data))
-            .collect();
-        Answer {
-            records,
-            ..Answer::new(ResponseCode::NoError)
+        match name.as_str() {
+            HOST_NAME => addresses(question, &self.config.host, OWN_TTL_SECONDS),
+            GATEWAY_NAME => addresses(question, &self.config.gateway, OWN_TTL_SECONDS),
+            RESERVED_DOMAIN => Answer::new(ResponseCode::NoError),
+            _ => Answer::new(ResponseCode::NXDomain),
         }
+    }
+
+    /// Answers for a peer's name.
+    async fn peer_reply(&self, question: &Question, peers: &Peers, peer: PeerName) -> Reply {
+        let names = peer.dns_names();
+        let resolved = peers.resolve(peer).await;
+        let network = match &resolved {
+            Resolved::Member(peer, _) => Some(&*peer.network),
+            _ => None,
+        };
+        let verdict = self.policy.current().peer_query(&names, network);
+        if !verdict.is_allowed {
+            return Reply::denied(verdict);
+        }
+        let answer = match resolved {
+            Resolved::Own => addresses(question, &self.config.guest, PEER_TTL_SECONDS),
+            Resolved::Member(_, address) => {
+                addresses(question, &[address.into()], PEER_TTL_SECONDS)
+            }
+            Resolved::Nobody => Answer::new(ResponseCode::NXDomain),
+            Resolved::Full => Answer::with_error(ResponseCode::ServFail, ExtendedError::NotReady),
+        };
+        Reply::new(answer, verdict)
     }
 
     /// Tells whether records of this type are kept from the guest, as if there were none: IPv6
@@ -200,6 +233,23 @@ impl Resolver {
             let until = now + Duration::from_secs(ttl_seconds.into()) + PIN_GRACE;
             self.pins.pin(address, name, until, now);
         }
+    }
+}
+
+/// Returns the answer with those of the addresses that are of the type asked for.
+fn addresses(question: &Question, addresses: &[IpAddr], ttl_seconds: u32) -> Answer {
+    let records = addresses
+        .iter()
+        .map(|&address| match address {
+            IpAddr::V4(address) => RData::A(address.into()),
+            IpAddr::V6(address) => RData::AAAA(address.into()),
+        })
+        .filter(|data| data.record_type() == question.query.query_type)
+        .map(|data| Record::from_rdata(question.query.name.clone(), ttl_seconds, data))
+        .collect();
+    Answer {
+        records,
+        ..Answer::new(ResponseCode::NoError)
     }
 }
 

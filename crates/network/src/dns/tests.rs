@@ -41,6 +41,7 @@ fn config(upstream: Vec<SocketAddr>) -> ResolverConfig {
         upstream: UpstreamConfig::Servers(upstream),
         host: vec![address("10.0.2.2"), address("fd00:2::2")],
         gateway: vec![address("10.0.2.1")],
+        guest: vec![address("10.0.2.15")],
         has_ipv6: true,
     }
 }

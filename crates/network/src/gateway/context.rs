@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::outgoing::Outgoing;
 use super::{ContentConfig, GatewayConfig, Limits, LinkConfig};
+use crate::peer::{Peer, Peers};
 use crate::throttle::Throttle;
 use crate::{
     Decider, Decision, Destination, EventSink, HOST_NAME, Name, Pins, PolicyHandle, Protocol,
@@ -34,6 +35,8 @@ pub(crate) struct Context {
     pub(crate) upload: Throttle,
     /// DNS queries of the guest.
     pub(crate) queries: Throttle,
+    /// Absent where the sandbox is in no private network.
+    pub(crate) peers: Option<Arc<Peers>>,
     policy: PolicyHandle,
     /// What the guest knows addresses by.
     pins: Pins,
@@ -52,14 +55,18 @@ impl Context {
             upstream: config.upstream,
             host: config.link.host.clone(),
             gateway: config.link.gateway.iter().map(IpNet::addr).collect(),
+            guest: config.link.guest.clone(),
             has_ipv6: has_ipv6(),
         };
         let log = config.log;
+        let peers = config.peers.map(|config| Arc::new(Peers::new(config)));
+        let resolver = Resolver::new(resolver, config.policy.clone(), pins.clone(), log.clone());
         Self {
             outgoing,
             link: config.link,
             content: config.content,
-            resolver: Resolver::new(resolver, config.policy.clone(), pins.clone(), log.clone()),
+            resolver: resolver.with_peers(peers.clone()),
+            peers,
             log,
             upload: Throttle::new(config.limits.upload_bytes_per_second),
             queries: Throttle::new(Some(config.limits.dns_queries_per_second.into())),
@@ -112,6 +119,16 @@ impl Context {
                 "built-in: the gateway offers nothing but DNS",
             ))
         }
+    }
+
+    /// Returns the policy that is in force now.
+    pub(crate) fn policy(&self) -> Arc<Decider> {
+        self.policy.current()
+    }
+
+    /// Returns the peer that an address stands for.
+    pub(crate) fn peer_at(&self, address: IpAddr) -> Option<Peer> {
+        self.peers.as_ref()?.at(address)
     }
 
     /// Decides whether a flow that showed the name `shown`, or none, may go on.

@@ -10,7 +10,8 @@ use tokio::time::timeout;
 use super::context::Context;
 use super::outgoing::{Outgoing, Unreachable};
 use super::packet::Packet;
-use super::{dns_service, echo, tcp, udp};
+use super::{dns_service, echo, tcp, to_peer, udp};
+use crate::peer::Peer;
 use crate::{Decision, Destination, Event, Name, Protocol, Verdict};
 
 /// How long after its last packet a flow that is refused is remembered as such.
@@ -20,9 +21,31 @@ const REFUSAL_MEMORY: Duration = Duration::from_secs(30);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct FlowKey {
     pub(crate) protocol: Protocol,
-    /// The guest's end; for pings, the port is their identifier.
+    /// The guest's end, whoever opened the flow; for pings, the port is their identifier.
     pub(crate) source: SocketAddr,
+    /// The other end.
     pub(crate) destination: SocketAddr,
+}
+
+/// Who is at the other end of a flow.
+#[derive(Clone, Debug)]
+pub(crate) enum Far {
+    /// Somebody whom the host reaches.
+    Host,
+    /// A peer, to which the guest has opened it.
+    To(Peer),
+    /// A peer, which has opened it.
+    From(Peer),
+}
+
+impl Far {
+    /// Returns the name of the peer, for the log.
+    pub(crate) fn peer_name(&self) -> Option<String> {
+        match self {
+            Self::Host => None,
+            Self::To(peer) | Self::From(peer) => Some(peer.name.as_str().to_owned()),
+        }
+    }
 }
 
 /// A flow under way.
@@ -30,8 +53,9 @@ pub(crate) struct Flow {
     /// Its number in the log.
     pub(crate) number: u64,
     pub(crate) key: FlowKey,
-    /// What the guest knew the destination by when it opened the flow.
+    /// What the guest knew the destination by when it opened the flow, or a peer's names.
     pub(crate) names: Vec<Name>,
+    pub(crate) far: Far,
     pub(crate) context: Arc<Context>,
 }
 
@@ -63,9 +87,32 @@ impl Flow {
     }
 
     /// Decides whether the flow may be.
-    fn judge(&self) -> Decision {
-        self.context
-            .judge(self.key.protocol, self.key.destination, &self.names)
+    pub(crate) fn judge(&self) -> Decision {
+        let FlowKey {
+            protocol,
+            source,
+            destination,
+        } = self.key;
+        let verdict = match &self.far {
+            Far::Host => return self.context.judge(protocol, destination, &self.names),
+            Far::To(peer) => {
+                let to = Destination {
+                    protocol,
+                    address: destination,
+                    names: &self.names,
+                };
+                self.context.policy().to_peer(&to, &peer.network)
+            }
+            Far::From(peer) => {
+                let policy = self.context.policy();
+                policy.from_peer(&self.names, protocol, source.port(), &peer.network)
+            }
+        };
+        if verdict.is_allowed {
+            Decision::Allowed(verdict)
+        } else {
+            Decision::Denied(verdict)
+        }
     }
 
     /// Decides whether the flow may go on after it has shown `name`, or none.
@@ -100,6 +147,17 @@ impl Flow {
         }
     }
 
+    /// Records how the flow ended.
+    pub(crate) fn record_end(&self, began: Instant, totals: Totals, outcome: &Outcome) {
+        self.context.log.record(Event::Closed {
+            connection: self.number,
+            sent_bytes: totals.sent_bytes,
+            received_bytes: totals.received_bytes,
+            duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            reason: outcome.reason().to_owned(),
+        });
+    }
+
     /// Records the verdict on a name that the flow has shown.
     pub(crate) fn record_name(&self, shown_by: &str, name: Option<String>, verdict: Verdict) {
         self.context.log.record(Event::Name {
@@ -126,6 +184,7 @@ pub(crate) async fn serve(flow: Flow, mut packets: mpsc::Receiver<Packet>) {
         source,
         destination,
         name: flow.names.first().map(|name| name.as_str().to_owned()),
+        peer: flow.far.peer_name(),
         verdict: decision.verdict().clone(),
     });
     if let Decision::Denied(_) = decision {
@@ -133,6 +192,9 @@ pub(crate) async fn serve(flow: Flow, mut packets: mpsc::Receiver<Packet>) {
     }
     let mut totals = Totals::default();
     let outcome = match protocol {
+        _ if let Far::To(peer) = &flow.far => {
+            to_peer::carry(&flow, peer, &mut packets, &mut totals).await
+        }
         Protocol::Tcp if flow.context.is_gateway(destination.ip()) => {
             dns_service::connection(&flow, &mut packets, &mut totals).await
         }
@@ -146,20 +208,14 @@ pub(crate) async fn serve(flow: Flow, mut packets: mpsc::Receiver<Packet>) {
             until_revoked(&flow, exchange).await
         }
     };
-    flow.context.log.record(Event::Closed {
-        connection: flow.number,
-        sent_bytes: totals.sent_bytes,
-        received_bytes: totals.received_bytes,
-        duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
-        reason: outcome.reason().to_owned(),
-    });
+    flow.record_end(began, totals, &outcome);
     if let Outcome::Unreachable(_) = outcome {
         refuse(&flow, &mut packets, Unreachable::Host).await;
     }
 }
 
 /// Carries an exchange of datagrams until it ends or a change of the policy denies it.
-async fn until_revoked(flow: &Flow, exchange: impl Future<Output = Outcome>) -> Outcome {
+pub(crate) async fn until_revoked(flow: &Flow, exchange: impl Future<Output = Outcome>) -> Outcome {
     tokio::select! {
         outcome = exchange => outcome,
         () = flow.revoked(None) => Outcome::Ended(REVOKED.to_owned()),

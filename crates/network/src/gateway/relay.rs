@@ -92,6 +92,30 @@ impl<'a> Relay<'a> {
         self.scan = scan.is_needed().then_some(scan);
     }
 
+    /// Waits until the guest has accepted the connection that a [`Terminal::connecting`] asks for.
+    ///
+    /// # Errors
+    ///
+    /// How the connection ended instead.
+    pub(crate) async fn connected(&mut self) -> Result<(), End> {
+        poll_fn(|cx| {
+            loop {
+                let mut has_moved = self.poll_packets(cx)?;
+                self.terminal.advance();
+                has_moved |= self.poll_frames(cx)?;
+                match self.terminal.socket().state() {
+                    State::SynSent => {}
+                    State::Closed => return Poll::Ready(Err(End::ResetByGuest)),
+                    _ => return Poll::Ready(Ok(())),
+                }
+                if !has_moved && self.poll_timer(cx).is_pending() {
+                    return Poll::Pending;
+                }
+            }
+        })
+        .await
+    }
+
     /// Moves bytes both ways until the connection has ended.
     pub(crate) async fn run(&mut self, host: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> End {
         let end = poll_fn(|cx| self.poll(cx, host, true)).await;

@@ -3,24 +3,26 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use smoltcp::wire::{EthernetFrame, EthernetProtocol, Ipv6Address, Ipv6Packet};
 use tokio::io::AsyncRead;
-use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::context::{Context, DNS_PORT};
-use super::flow::{self, Flow, FlowKey};
+use super::flow::{self, Far, Flow, FlowKey};
+use super::from_peer::{self, Incoming};
 use super::host_link::HostLink;
 use super::packet::{Content, DropReason, Packet};
 use super::{dns_service, echo};
 use crate::frame::{ETHERNET_BYTES, FrameReader};
+use crate::peer::Peer;
 use crate::{Event, Protocol};
 
 /// Packets that wait for one flow, at most. More are lost, as on any link; TCP sends them again.
@@ -28,6 +30,13 @@ const FLOW_QUEUE: usize = 64;
 
 /// DNS queries in datagrams that are under way at once, at most.
 const MAX_QUERIES: usize = 128;
+
+/// Connections of all peers at once, at most: part of what a guest may have altogether, so that it
+/// is not cut off by them.
+const MAX_INCOMING: usize = 256;
+
+/// Where the ports begin from which peers connect (RFC 6335 §6, "Dynamic Ports").
+const FIRST_PORT: u16 = 49_152;
 
 /// How often the log tells what was dropped.
 const DROPS_PERIOD: Duration = Duration::from_secs(1);
@@ -40,6 +49,12 @@ pub(crate) struct Router {
     tasks: JoinSet<(FlowKey, u64)>,
     queries: JoinSet<()>,
     drops: HashMap<DropReason, u64>,
+    /// What peers ask for.
+    incoming: mpsc::Receiver<Incoming>,
+    /// Room for more of their connections.
+    incoming_room: Arc<Semaphore>,
+    /// Where the next of them comes from, if nobody does already.
+    next_port: u16,
 }
 
 struct FlowEntry {
@@ -48,7 +63,11 @@ struct FlowEntry {
 }
 
 impl Router {
-    pub(crate) fn new(context: Arc<Context>, host_link: HostLink) -> Self {
+    pub(crate) fn new(
+        context: Arc<Context>,
+        host_link: HostLink,
+        incoming: mpsc::Receiver<Incoming>,
+    ) -> Self {
         Self {
             context,
             host_link,
@@ -56,6 +75,9 @@ impl Router {
             tasks: JoinSet::new(),
             queries: JoinSet::new(),
             drops: HashMap::new(),
+            incoming,
+            incoming_room: Arc::new(Semaphore::new(MAX_INCOMING)),
+            next_port: FIRST_PORT,
         }
     }
 
@@ -78,6 +100,11 @@ impl Router {
                     }
                     None => break,
                 },
+                Some(incoming) = self.incoming.recv() => {
+                    if let Err(reason) = self.admit(incoming) {
+                        *self.drops.entry(reason).or_default() += 1;
+                    }
+                }
                 Some(ended) = self.tasks.join_next() => self.forget(ended.ok()),
                 Some(_) = self.queries.join_next() => {}
                 _ = drops.tick() => self.tell_drops(),
@@ -211,10 +238,15 @@ impl Router {
         // The queue is new, and has room.
         let _has_room = packets.try_send(packet);
         let number = self.context.next_number();
+        let peer = self.context.peer_at(key.destination.ip());
         let flow = Flow {
             number,
             key,
-            names: self.context.names_of(key.destination.ip()),
+            names: match &peer {
+                Some(peer) => peer.name.dns_names(),
+                None => self.context.names_of(key.destination.ip()),
+            },
+            far: peer.map_or(Far::Host, Far::To),
             context: Arc::clone(&self.context),
         };
         self.flows.insert(key, FlowEntry { number, packets });
@@ -222,6 +254,66 @@ impl Router {
             flow::serve(flow, queue).await;
             (key, number)
         });
+    }
+
+    /// Opens a flow that a peer asks for. One that is dropped instead is refused by that.
+    fn admit(&mut self, incoming: Incoming) -> Result<(), DropReason> {
+        let peer = Peer {
+            name: incoming.peer,
+            network: incoming.network,
+        };
+        let peers = self
+            .context
+            .peers
+            .as_ref()
+            .ok_or("peer without a network")?;
+        let address = peers.address_of(&peer).ok_or("too many peers")?;
+        let guest = self.context.link.guest.iter().find(|guest| guest.is_ipv4());
+        let source = SocketAddr::new(*guest.ok_or("guest without IPv4")?, incoming.port);
+        let room = Arc::clone(&self.incoming_room).try_acquire_owned();
+        let room = room.map_err(|_| "too many connections of peers at once")?;
+        if self.tasks.len() >= self.context.limits.max_flows {
+            return Err("too many connections at once");
+        }
+        let key = self.free_key(incoming.protocol, source, address.into())?;
+        let (packets, queue) = mpsc::channel(FLOW_QUEUE);
+        let number = self.context.next_number();
+        let flow = Flow {
+            number,
+            key,
+            names: peer.name.dns_names(),
+            far: Far::From(peer),
+            context: Arc::clone(&self.context),
+        };
+        self.flows.insert(key, FlowEntry { number, packets });
+        self.tasks.spawn(async move {
+            let _room = room;
+            from_peer::serve(flow, incoming.stream, queue).await;
+            (key, number)
+        });
+        Ok(())
+    }
+
+    /// Returns a flow's key with a port of the peer's on which it has none with this end.
+    fn free_key(
+        &mut self,
+        protocol: Protocol,
+        source: SocketAddr,
+        peer: IpAddr,
+    ) -> Result<FlowKey, DropReason> {
+        // There are more ports than a guest has flows.
+        for _ in FIRST_PORT..=u16::MAX {
+            let key = FlowKey {
+                protocol,
+                source,
+                destination: SocketAddr::new(peer, self.next_port),
+            };
+            self.next_port = self.next_port.checked_add(1).unwrap_or(FIRST_PORT);
+            if !self.flows.contains_key(&key) {
+                return Ok(key);
+            }
+        }
+        Err("no port left for a peer")
     }
 
     /// Forgets a flow that has ended. One that panicked stays until its next packet.

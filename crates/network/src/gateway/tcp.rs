@@ -21,7 +21,7 @@ use crate::{Decision, Name};
 
 /// How long the host's connection may take. The guest's own patience is about two minutes
 /// (tcp(7), `tcp_syn_retries`).
-const CONNECT_PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const CONNECT_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Carries the connection until it has ended. Returns how it did.
 pub(crate) async fn connection(
@@ -38,13 +38,7 @@ pub(crate) async fn connection(
     let mut host = match connected {
         Ok(host) => host,
         Err(error) if is_refusal(&error) => {
-            let reset = packets
-                .recv()
-                .await
-                .and_then(|packet| flow.outgoing().reset(&packet));
-            if let Some(reset) = reset {
-                flow.outgoing().offer(reset);
-            }
+            refuse(flow, packets).await;
             return Outcome::Ended(error.to_string());
         }
         Err(error) => return Outcome::Unreachable(error.to_string()),
@@ -65,6 +59,17 @@ pub(crate) async fn connection(
     totals.sent_bytes = relay.sent_bytes;
     totals.received_bytes = relay.received_bytes;
     describe(&end)
+}
+
+/// Refuses the guest's connection, whose first packet still waits.
+pub(crate) async fn refuse(flow: &Flow, packets: &mut mpsc::Receiver<Packet>) {
+    let reset = packets
+        .recv()
+        .await
+        .and_then(|packet| flow.outgoing().reset(&packet));
+    if let Some(reset) = reset {
+        flow.outgoing().offer(reset);
+    }
 }
 
 /// Moves bytes both ways until the connection ends, or a change of the policy denies it or the

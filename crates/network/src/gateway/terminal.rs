@@ -4,7 +4,7 @@
 //! than by asking all sockets in turn, and so that a connection's state has one owner: its task.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -38,6 +38,43 @@ pub(crate) struct Terminal {
 impl Terminal {
     /// Returns a stack that stands for `address`, where it awaits the guest's first packet.
     pub(crate) fn listening(address: SocketAddr, link: Link, mtu: usize, seed: u64) -> Self {
+        let mut terminal = Self::new(address.ip(), link, mtu, seed);
+        let endpoint = IpListenEndpoint {
+            addr: Some(IpAddress::from(address.ip())),
+            port: address.port(),
+        };
+        terminal
+            .socket()
+            .listen(endpoint)
+            .expect("the socket is new, and port 0 was refused with the packet");
+        terminal
+    }
+
+    /// Returns a stack that stands for `address`, from which it connects to the guest.
+    pub(crate) fn connecting(
+        address: SocketAddr,
+        guest: SocketAddr,
+        link: Link,
+        mtu: usize,
+        seed: u64,
+    ) -> Self {
+        let mut terminal = Self::new(address.ip(), link, mtu, seed);
+        let Self {
+            interface,
+            sockets,
+            handle,
+            ..
+        } = &mut terminal;
+        let remote = (IpAddress::from(guest.ip()), guest.port());
+        let local = (IpAddress::from(address.ip()), address.port());
+        sockets
+            .get_mut::<tcp::Socket<'_>>(*handle)
+            .connect(interface.context(), remote, local)
+            .expect("the socket is new, and neither port is 0");
+        terminal
+    }
+
+    fn new(own: IpAddr, link: Link, mtu: usize, seed: u64) -> Self {
         let mut queue = PacketQueue {
             link,
             mtu,
@@ -47,11 +84,10 @@ impl Terminal {
         let mut config = Config::new(HardwareAddress::Ip);
         config.random_seed = seed;
         let mut interface = Interface::new(config, &mut queue, Instant::ZERO);
-        let own = IpAddress::from(address.ip());
         interface.update_ip_addrs(|addresses| {
-            let prefix = if address.is_ipv4() { 32 } else { 128 };
+            let prefix = if own.is_ipv4() { 32 } else { 128 };
             // The list is empty and has room for at least one (smoltcp, IFACE_MAX_ADDR_COUNT).
-            let _full = addresses.push(IpCidr::new(own, prefix));
+            let _full = addresses.push(IpCidr::new(own.into(), prefix));
         });
         let mut socket = tcp::Socket::new(
             tcp::SocketBuffer::new(vec![0; RECEIVE_BYTES]),
@@ -61,13 +97,6 @@ impl Terminal {
         socket.set_nagle_enabled(false);
         // The link is a pipe inside this machine; an acknowledgement costs less than a timer.
         socket.set_ack_delay(None);
-        let endpoint = IpListenEndpoint {
-            addr: Some(own),
-            port: address.port(),
-        };
-        socket
-            .listen(endpoint)
-            .expect("the socket is new, and port 0 was refused with the packet");
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let handle = sockets.add(socket);
         Self {

@@ -9,9 +9,10 @@ use ipnet::IpNet;
 use super::addresses::Judged;
 use super::name::{GATEWAY_NAME, HOST_NAME, Name, NamePattern};
 use super::protection::{Protection, protections};
-use super::{Action, Mode, NetworkPolicy, Rule, Target};
+use super::{Action, Direction, Mode, NetworkPolicy, Rule, Target};
 use crate::{Protocol, Verdict};
 
+mod peers;
 #[cfg(test)]
 mod tests;
 
@@ -57,19 +58,23 @@ pub struct Decider {
     mode: Mode,
     allow: RuleTable,
     deny: RuleTable,
+    /// What is denied to peers that connect to the guest.
+    deny_from: RuleTable,
 }
 
 impl Decider {
     /// Compiles a policy.
     #[must_use]
     pub fn new(policy: &NetworkPolicy) -> Self {
-        let rules_that = |action: Action| {
-            RuleTable::new(policy.rules().iter().filter(|rule| rule.action() == action))
+        let rules_that = |action: Action, direction: Direction| {
+            let is_one = |rule: &&Rule| rule.action() == action && rule.direction() == direction;
+            RuleTable::new(policy.rules().iter().filter(is_one))
         };
         Self {
             mode: policy.mode(),
-            allow: rules_that(Action::Allow),
-            deny: rules_that(Action::Deny),
+            allow: rules_that(Action::Allow, Direction::To),
+            deny: rules_that(Action::Deny, Direction::To),
+            deny_from: rules_that(Action::Deny, Direction::From),
         }
     }
 

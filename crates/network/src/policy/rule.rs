@@ -7,6 +7,10 @@
 //!   |     |                    |                                  |
 //!   action  target             ports (optional)                   protocol (optional)
 //! ```
+//!
+//! Peers need no rule to be allowed, so rules about them deny: the way out as any name does, `deny
+//! db.peer.smolvm.internal:5432`, and the way in with one word more, `deny from web:5432`, where the
+//! ports are the guest's own.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,7 +19,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::name::{HOST_NAME, NamePattern};
-use crate::Protocol;
+use crate::{PEER_DOMAIN, PeerName, Protocol};
 
 mod parse;
 #[cfg(test)]
@@ -52,12 +56,21 @@ impl fmt::Display for Action {
     }
 }
 
-/// Where the traffic goes that a rule is about.
+/// Who opens the connections that a rule is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// The guest, to the target.
+    To,
+    /// The target, which is a peer, to the guest.
+    From,
+}
+
+/// Whom the traffic is with that a rule is about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Target {
-    /// To names that this sandbox resolved.
+    /// With names that this sandbox resolved, or with peers.
     Name(NamePattern),
-    /// To addresses.
+    /// With addresses.
     Network(IpNet),
 }
 
@@ -133,6 +146,7 @@ impl fmt::Display for Transport {
 #[serde(try_from = "String", into = "String")]
 pub struct Rule {
     action: Action,
+    direction: Direction,
     target: Target,
     ports: Ports,
     transport: Transport,
@@ -153,7 +167,13 @@ impl Rule {
         self.action
     }
 
-    /// Returns where the traffic goes that it is about.
+    /// Returns who opens the connections that it is about.
+    #[must_use]
+    pub const fn direction(&self) -> Direction {
+        self.direction
+    }
+
+    /// Returns whom the traffic is with that it is about.
     #[must_use]
     pub const fn target(&self) -> &Target {
         &self.target
@@ -176,6 +196,25 @@ impl Rule {
         matches!(&self.target, Target::Name(NamePattern::Exact(name)) if name.as_str() == HOST_NAME)
     }
 
+    /// Tells whether the rule is about peers and nobody else.
+    fn is_about_peers(&self) -> bool {
+        match &self.target {
+            Target::Name(NamePattern::Exact(name)) => name.is_within(PEER_DOMAIN),
+            Target::Name(NamePattern::Below(domain)) => domain.is_within(PEER_DOMAIN),
+            Target::Name(NamePattern::Any) | Target::Network(_) => false,
+        }
+    }
+
+    /// Tells whether the target can be a peer: `*`, `web`, or a name of [`PEER_DOMAIN`].
+    fn has_peers(&self) -> bool {
+        match &self.target {
+            Target::Name(NamePattern::Any) => true,
+            Target::Name(NamePattern::Exact(name)) => PeerName::meant_by(name).is_some(),
+            Target::Name(NamePattern::Below(domain)) => domain.as_str() == PEER_DOMAIN,
+            Target::Network(_) => false,
+        }
+    }
+
     /// Returns the text for verdicts, which many of them share.
     pub(super) fn shared_text(&self) -> Arc<str> {
         self.to_string().into()
@@ -185,6 +224,9 @@ impl Rule {
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ", self.action)?;
+        if self.direction == Direction::From {
+            f.write_str("from ")?;
+        }
         match &self.target {
             Target::Name(pattern) => write!(f, "{pattern}")?,
             Target::Network(network) => {

@@ -78,17 +78,30 @@ impl Guest {
         self.sockets.add(socket)
     }
 
+    /// Listens for one connection.
+    pub(crate) fn listen(&mut self, port: u16) -> SocketHandle {
+        let buffer = || tcp::SocketBuffer::new(vec![0; 256 * 1024]);
+        let mut socket = tcp::Socket::new(buffer(), buffer());
+        socket.listen(port).expect("a new socket listens");
+        self.sockets.add(socket)
+    }
+
     pub(crate) fn tcp(&mut self, handle: SocketHandle) -> &mut tcp::Socket<'static> {
         self.sockets.get_mut(handle)
     }
 
     /// Opens a UDP socket.
     pub(crate) fn udp(&mut self) -> SocketHandle {
+        self.next_port += 1;
+        self.udp_at(self.next_port)
+    }
+
+    /// Opens a UDP socket on a port.
+    pub(crate) fn udp_at(&mut self, port: u16) -> SocketHandle {
         let buffer =
             || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; 16], vec![0; 256 * 1024]);
         let mut socket = udp::Socket::new(buffer(), buffer());
-        self.next_port += 1;
-        socket.bind(self.next_port).expect("a free port");
+        socket.bind(port).expect("a free port");
         self.sockets.add(socket)
     }
 
@@ -108,6 +121,7 @@ impl Guest {
     /// Lets the guest live until `done` returns something.
     pub(crate) async fn until<T>(&mut self, mut done: impl FnMut(&mut Self) -> Option<T>) -> T {
         let deadline = tokio::time::Instant::now() + PATIENCE;
+        let mut buffer = vec![0; 64 * 1024];
         loop {
             self.poll().await;
             if let Some(result) = done(self) {
@@ -121,7 +135,6 @@ impl Guest {
                 .map_or(PATIENCE, |delay| {
                     Duration::from_micros(delay.total_micros())
                 });
-            let mut buffer = [0; 64 * 1024];
             tokio::select! {
                 read = self.reader.read(&mut buffer) => {
                     let length = read.expect("the link holds");

@@ -2,6 +2,7 @@
 
 mod guest;
 mod network;
+mod peers;
 
 use std::io;
 use std::net::SocketAddr;

@@ -2,7 +2,7 @@
 
 use smolvm_network::{
     ContentConfig, Event, EventLog, Gateway, GatewayConfig, Limits, LinkConfig, Mode,
-    NetworkPolicy, PolicyHandle, Record, Rule, UpstreamConfig, Verdict,
+    NetworkPolicy, PeersConfig, PolicyHandle, Record, Rule, UpstreamConfig, Verdict,
 };
 
 use crate::guest::{ADDRESS, GATEWAY, GATEWAY_MAC, Guest, MAC, MTU};
@@ -10,28 +10,41 @@ use crate::guest::{ADDRESS, GATEWAY, GATEWAY_MAC, Guest, MAC, MTU};
 /// A guest with its gateway.
 pub(crate) struct Network {
     pub(crate) guest: Guest,
-    _gateway: Gateway,
+    pub(crate) gateway: Gateway,
+    pub(crate) policy: PolicyHandle,
     _log: EventLog,
     directory: tempfile::TempDir,
 }
 
 impl Network {
     pub(crate) fn new(mode: &str, rules: &[&str], limits: Limits) -> Self {
+        Self::with_peers(mode, rules, limits, None)
+    }
+
+    pub(crate) fn with_peers(
+        mode: &str,
+        rules: &[&str],
+        limits: Limits,
+        peers: Option<PeersConfig>,
+    ) -> Self {
         let directory = tempfile::tempdir().expect("temporary directory");
         let file = std::fs::File::create(directory.path().join("network.log")).expect("file");
         let (sink, log) = EventLog::start(file).expect("log");
         let (ours, theirs) = tokio::io::duplex(256 * 1024);
+        let policy = PolicyHandle::new(&policy(mode, rules));
         let config = GatewayConfig {
             link: link(),
-            policy: PolicyHandle::new(&policy(mode, rules)),
+            policy: policy.clone(),
             upstream: UpstreamConfig::Servers(Vec::new()),
             content: ContentConfig::default(),
             log: sink,
             limits,
+            peers,
         };
         Self {
             guest: Guest::new(ours),
-            _gateway: Gateway::start(theirs, config),
+            gateway: Gateway::start(theirs, config),
+            policy,
             _log: log,
             directory,
         }
@@ -98,7 +111,7 @@ fn link() -> LinkConfig {
     }
 }
 
-fn policy(mode: &str, rules: &[&str]) -> NetworkPolicy {
+pub(crate) fn policy(mode: &str, rules: &[&str]) -> NetworkPolicy {
     let mode = match mode {
         "open" => Mode::Open,
         "restricted" => Mode::Restricted,

@@ -260,6 +260,7 @@ impl Driver {
                 self.deadlines.ready();
                 self.forwards
                     .answer(&self.session, self.clients.operations());
+                self.open_to_peers();
             }
             // A stop came first; the guest is about to be shut down.
             Err(RecordError::IllegalTransition { .. }) => return,
@@ -400,6 +401,7 @@ impl Driver {
             return refused_by_host("pause the machine", &error);
         }
         self.forwards.close().await;
+        self.close_to_peers();
         self.record(Transition::Pause)
     }
 
@@ -418,6 +420,7 @@ impl Driver {
         }
         self.forwards
             .answer(&self.session, self.clients.operations());
+        self.open_to_peers();
         // The guest's clock stood still; a hello sets it.
         let session = self.session.clone();
         self.clock = Some(AbortOnDropHandle::new(tokio::spawn(async move {
@@ -426,6 +429,18 @@ impl Driver {
             }
         })));
         self.record(Transition::Resume)
+    }
+
+    fn open_to_peers(&mut self) {
+        if let Some(network) = &mut self.network {
+            network.open_to_peers(&self.directory);
+        }
+    }
+
+    fn close_to_peers(&mut self) {
+        if let Some(network) = &mut self.network {
+            network.close_to_peers();
+        }
     }
 
     fn record(&mut self, transition: Transition) -> SupervisorReply {
@@ -465,6 +480,7 @@ impl Driver {
         let is_first = self.stopping.is_none();
         let was_paused = self.state.state == SandboxState::Paused;
         self.forwards = Forwards::default();
+        self.close_to_peers();
         let stopping = self.stopping.get_or_insert_with(|| Stopping {
             deadline,
             waiting: Vec::new(),

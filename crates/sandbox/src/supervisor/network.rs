@@ -1,16 +1,19 @@
 //! The network of the running sandbox: its gateway, its policy and its log.
 
 use std::io;
+use std::sync::Arc;
 
 use smolvm_network::{
     Event, EventLog, EventSink, Gateway, GatewayConfig, NetworkPolicy, PolicyHandle, UpstreamConfig,
 };
 use smolvm_protocol::control::NetworkChange;
 
+use super::peers::PeerSocket;
 use crate::SandboxSpec;
 use crate::bounded_log::{BoundedLog, MAX_NETWORK_LOG_BYTES};
 use crate::engine::{NetworkDevice, Stream};
 use crate::network::{self, NetworkError};
+use crate::peers::Membership;
 use crate::record::SandboxDir;
 use crate::secrets::Content;
 use crate::text;
@@ -27,6 +30,10 @@ pub(super) struct Network {
     sink: EventSink,
     log: EventLog,
     ca_certificate: Option<String>,
+    /// Absent where the sandbox is in no private network.
+    membership: Option<Arc<Membership>>,
+    /// Where peers connect, while they may.
+    peers: Option<PeerSocket>,
 }
 
 impl Network {
@@ -43,6 +50,7 @@ impl Network {
             MAX_NETWORK_LOG_BYTES,
         )?)?;
         let handle = PolicyHandle::new(&spec.network);
+        let membership = Membership::begin(spec, directory)?.map(Arc::new);
         let config = GatewayConfig {
             link: network::gateway_side(device),
             policy: handle.clone(),
@@ -50,6 +58,7 @@ impl Network {
             content: content.config,
             log: sink.clone(),
             limits: network::limits_of(spec),
+            peers: membership.as_ref().map(Membership::config),
         };
         Ok(Self {
             policy: spec.network.clone(),
@@ -58,7 +67,26 @@ impl Network {
             sink,
             log,
             ca_certificate: content.ca_certificate,
+            membership,
+            peers: None,
         })
+    }
+
+    /// Lets peers connect from now on.
+    pub(super) fn open_to_peers(&mut self, directory: &SandboxDir) {
+        let Some(membership) = &self.membership else {
+            return;
+        };
+        let door = self.gateway.door();
+        match PeerSocket::open(directory, Arc::clone(membership), door) {
+            Ok(socket) => self.peers = Some(socket),
+            Err(error) => tracing::error!(%error, "peers cannot connect"),
+        }
+    }
+
+    /// Lets no more peers connect. What they have open stays.
+    pub(super) fn close_to_peers(&mut self) {
+        self.peers = None;
     }
 
     /// Returns the certificate authority, in PEM, that the guest is to trust.

@@ -503,7 +503,10 @@ async fn unknown_request_is_refused_and_the_next_client_served() {
     let fixture = Fixture::ready(Script::Ready, Lifetime::Persistent).await;
     let store = Store::open(fixture.directory.path()).expect("store");
     let directory = store.existing(&fixture.id).expect("exists");
-    let stream = socket::connect(&directory).await.expect("connected");
+    let socket = directory.socket();
+    let stream = socket::connect(&directory, &socket)
+        .await
+        .expect("connected");
     let mut connection = Connection::new(stream, smolvm_protocol::FrameCodec);
     connection
         .send(Frame::message(&"no such request").expect("small"))

@@ -53,6 +53,21 @@ fn describe(event: &NetworkEvent) -> String {
                 by(verdict)
             )
         }
+        NetworkEvent::Incoming {
+            connection,
+            protocol,
+            peer,
+            source,
+            destination,
+            verdict,
+        } => {
+            let protocol = format!("{protocol:?}").to_lowercase();
+            let port = destination.port();
+            format!(
+                "{protocol:<7}  #{connection} to port {port} from {source} ({peer}) {}",
+                by(verdict)
+            )
+        }
         NetworkEvent::Name {
             connection,
             shown_by,

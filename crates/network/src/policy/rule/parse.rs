@@ -5,9 +5,9 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 
-use super::{Action, Ports, Rule, Target, Transport};
-use crate::Protocol;
+use super::{Action, Direction, Ports, Rule, Target, Transport};
 use crate::policy::name::{HOST_NAME, Name, NameError, NamePattern};
+use crate::{PEER_DOMAIN, Protocol};
 
 /// Bytes of a rule's text that an error repeats, at most.
 const MAX_QUOTED_CHARACTERS: usize = 80;
@@ -80,6 +80,12 @@ pub enum RuleProblem {
     /// The host's loopback without ports.
     #[error("name the ports of the host that may be reached, such as `{HOST_NAME}:8080`")]
     HostWithoutPorts,
+    /// A rule about peers that denies nothing, or `from` somebody who cannot be one.
+    #[error(
+        "members of its networks are allowed as such; write `deny db.{PEER_DOMAIN}:5432` to keep \
+         it from one, and `deny from db:5432` to keep one from it"
+    )]
+    Peer,
 }
 
 /// A problem, and the part of the text it is about.
@@ -115,7 +121,13 @@ fn rule(text: &str) -> Result<Rule, Failure<'_>> {
     } else {
         return Err((word, RuleProblem::Action));
     };
-    let (body, rest) = first_word(rest);
+    let (mut body, mut rest) = first_word(rest);
+    let mut direction = Direction::To;
+    let from = body;
+    if from.eq_ignore_ascii_case("from") {
+        direction = Direction::From;
+        (body, rest) = first_word(rest);
+    }
     if body.is_empty() {
         return Err((body, RuleProblem::NoTarget));
     }
@@ -126,6 +138,7 @@ fn rule(text: &str) -> Result<Rule, Failure<'_>> {
     let (target, ports) = split_ports(body);
     let rule = Rule {
         action,
+        direction,
         target: parse_target(target, action)?,
         ports: ports.map(parse_ports).transpose()?.unwrap_or_default(),
         transport: transport.unwrap_or(action.default_transport()),
@@ -134,6 +147,16 @@ fn rule(text: &str) -> Result<Rule, Failure<'_>> {
         && rule.transport == Transport::Only(Protocol::Icmp)
     {
         return Err((ports, RuleProblem::PortsOfIcmp));
+    }
+    match (action, direction) {
+        (Action::Allow, Direction::From) => return Err((from, RuleProblem::Peer)),
+        (Action::Allow, Direction::To) if rule.is_about_peers() => {
+            return Err((target, RuleProblem::Peer));
+        }
+        (Action::Deny, Direction::From) if !rule.has_peers() => {
+            return Err((target, RuleProblem::Peer));
+        }
+        _ => {}
     }
     if action == Action::Allow && rule.is_about_host() && rule.ports.is_all() {
         return Err((target, RuleProblem::HostWithoutPorts));

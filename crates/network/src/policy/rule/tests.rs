@@ -28,6 +28,11 @@ fn rules_are_written_as_they_are_read() {
         "deny *.com",
         "deny host.smolvm.internal",
         "deny example.com/tcp",
+        "deny db.peer.smolvm.internal:5432",
+        "deny *.peer.smolvm.internal",
+        "deny from *",
+        "deny from web:5432",
+        "deny from *.peer.smolvm.internal:1-1023/tcp",
     ] {
         assert_eq!(rule(text).to_string(), text);
     }
@@ -46,6 +51,7 @@ fn spellings_that_mean_the_same_become_one() {
         ("allow ::ffff:10.0.0.0/104", "allow 10.0.0.0/8"),
         ("allow [2001:db8::1]", "allow 2001:db8::1"),
         ("deny 192.0.2.1/any", "deny 192.0.2.1"),
+        ("DENY  From Web:80/any", "deny from web:80"),
     ] {
         assert_eq!(rule(text).to_string(), expected, "{text}");
     }
@@ -104,6 +110,14 @@ fn errors_name_column_and_cure() {
         "allow example.com:443/icmp",
         "allow host.smolvm.internal",
         "allow bücher.example:x",
+        "allow from web",
+        "allow db.peer.smolvm.internal",
+        "allow *.peer.smolvm.internal:80",
+        "deny from",
+        "deny from example.com",
+        "deny from 10.0.0.0/8",
+        "deny from *.example.com",
+        "deny from web:0",
     ]
     .into_iter()
     .map(|text| error(text).to_string())
@@ -119,12 +133,12 @@ fn long_text_is_cut_in_its_error() {
 
 proptest! {
     #[test]
-    fn no_text_panics(text in "(allow|deny)? ?[a-z*.0-9:/,\\[\\]é -]{0,40}") {
+    fn no_text_panics(text in "(allow|deny)? ?(from )?[a-z*.0-9:/,\\[\\]é -]{0,40}") {
         let _result = text.parse::<Rule>();
     }
 
     #[test]
-    fn what_is_read_is_read_again(text in "(allow|deny) (\\*\\.)?([a-z]{1,3}\\.[a-z]{1,3}|[0-9.]{7}|[0-9a-f:]{5}|\\[[0-9a-f:]{5}\\])(:[0-9]{2}(-[0-9]{3})?)?(/(any|udp|tcp))?") {
+    fn what_is_read_is_read_again(text in "(allow|deny) (from )?(\\*\\.)?([a-z]{1,3}\\.[a-z]{1,3}|[0-9.]{7}|[0-9a-f:]{5}|\\[[0-9a-f:]{5}\\])(:[0-9]{2}(-[0-9]{3})?)?(/(any|udp|tcp))?") {
         if let Ok(rule) = text.parse::<Rule>() {
             prop_assert_eq!(rule.to_string().parse::<Rule>(), Ok(rule));
         }

@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio_util::compat::TokioAsyncReadCompatExt;
 use yamux::{Config, Connection, ConnectionError, Mode};
 
-use crate::boot::modules::NetworkDriver;
+use crate::boot::modules::{HeldModules, NetworkDriver};
 use crate::cgroups::Cgroups;
 use crate::conversation::Conversation;
 use crate::jobs::Jobs;
@@ -37,6 +37,8 @@ pub struct Environment {
     pub(crate) is_init: bool,
     /// The driver of the network device, until a host has given the guest a network.
     network_driver: Mutex<Option<NetworkDriver>>,
+    /// By which the kernel tells of its sockets, until a host has asked about one.
+    socket_modules: Mutex<Option<HeldModules>>,
     trusts_gateway: AtomicBool,
     hello_answered: watch::Sender<bool>,
     shutdown: watch::Sender<bool>,
@@ -54,6 +56,7 @@ impl Environment {
             boot: BootTimes::default(),
             is_init: false,
             network_driver: Mutex::new(None),
+            socket_modules: Mutex::new(None),
             trusts_gateway: AtomicBool::new(false),
             hello_answered: watch::Sender::new(false),
             shutdown: watch::Sender::new(false),
@@ -65,6 +68,7 @@ impl Environment {
         boot: BootTimes,
         cgroup_mount: &Path,
         network_driver: Option<NetworkDriver>,
+        socket_modules: Option<HeldModules>,
     ) -> Arc<Self> {
         Arc::new(Self {
             reaper: Reaper::new(ReapScope::Everyone),
@@ -73,6 +77,7 @@ impl Environment {
             boot,
             is_init: true,
             network_driver: Mutex::new(network_driver),
+            socket_modules: Mutex::new(socket_modules),
             trusts_gateway: AtomicBool::new(false),
             hello_answered: watch::Sender::new(false),
             shutdown: watch::Sender::new(false),
@@ -118,6 +123,14 @@ impl Environment {
     /// device.
     pub(crate) fn take_network_driver(&self) -> Option<NetworkDriver> {
         self.network_driver
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+
+    /// Hands out the modules by which the kernel tells of its sockets; `None` after the first call.
+    pub(crate) fn take_socket_modules(&self) -> Option<HeldModules> {
+        self.socket_modules
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take()

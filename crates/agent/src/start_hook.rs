@@ -66,7 +66,7 @@ fn start(environment: &Environment) -> Result<RunningCommand, Refusal> {
     };
     let plan = CommandPlan::resolve(&exec, &AccountFiles::read(), environment.trusts_gateway())?;
     let stdio = descriptors().map_err(|error| refusal::about("descriptors", &error))?;
-    start_on(&exec, plan, stdio, environment)
+    start_on(&exec, None, plan, stdio, environment)
 }
 
 /// Returns no input, and the log for both outputs; where that cannot be written, no output.

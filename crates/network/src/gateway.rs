@@ -41,7 +41,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::frame::{FrameReader, write_frames};
 use crate::throttle::Throttle;
-use crate::{EventSink, PolicyHandle, UpstreamConfig};
+use crate::{CauseQuestion, EventSink, PolicyHandle, UpstreamConfig};
 pub use content::ContentConfig;
 use context::Context;
 use host_link::HostLink;
@@ -107,6 +107,8 @@ pub struct GatewayConfig {
     pub content: ContentConfig,
     /// Where everything is told.
     pub log: EventSink,
+    /// Where it is asked what causes events; without, no cause is known.
+    pub causes: Option<mpsc::Sender<CauseQuestion>>,
     /// How much may be used.
     pub limits: Limits,
 }

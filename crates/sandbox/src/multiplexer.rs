@@ -8,8 +8,8 @@ use std::task::{Context, Poll};
 
 use futures::{SinkExt as _, StreamExt as _};
 use smolvm_protocol::message::{
-    AgentHello, Event, GuestNetwork, HostHello, JobStatus, MAX_JOBS, NETWORK_CAPABILITY, Refusal,
-    Request,
+    AgentHello, Event, GuestNetwork, HostHello, JobStatus, MAX_JOBS, NETWORK_CAPABILITY, Owner,
+    Refusal, Request, Socket,
 };
 use smolvm_protocol::multiplex::{MAX_STREAMS, SESSION_WINDOW_BYTES};
 use smolvm_protocol::{Frame, FrameCodec, FrameError, GENERATION, OLDEST_GENERATION};
@@ -150,6 +150,11 @@ impl AgentSession {
         }
     }
 
+    /// Opens a stream for questions which commands have opened sockets.
+    pub(crate) async fn find_owners(&self) -> Result<OwnerSearch, SessionError> {
+        Ok(OwnerSearch(self.request(&Request::FindOwners).await?))
+    }
+
     /// Asks the guest to shut down. Returns when that has begun.
     pub(crate) async fn shut_down(&self) -> Result<(), SessionError> {
         match self.ask(&Request::Shutdown).await? {
@@ -166,6 +171,22 @@ impl AgentSession {
         let mut stream = Framed::new(self.open().await?, FrameCodec);
         stream.send(Frame::message(request)?).await?;
         Ok(stream)
+    }
+}
+
+/// Questions which commands have opened sockets.
+#[derive(Debug)]
+pub(crate) struct OwnerSearch(Conversation);
+
+impl OwnerSearch {
+    /// Asks about one. A question that is dropped before it is answered leaves the search unusable.
+    pub(crate) async fn owner_of(&mut self, socket: Socket) -> Result<Option<Owner>, SessionError> {
+        self.0.send(Frame::message(&socket)?).await?;
+        match next_event(&mut self.0).await? {
+            Event::Owner(owner) => Ok(owner),
+            Event::Refused(refusal) => Err(SessionError::Refused(refusal)),
+            _ => Err(SessionError::Unexpected),
+        }
     }
 }
 

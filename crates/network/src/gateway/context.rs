@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::outgoing::Outgoing;
 use super::{ContentConfig, GatewayConfig, Limits, LinkConfig};
+use crate::cause::Causes;
 use crate::throttle::Throttle;
 use crate::{
     Decider, Decision, Destination, EventSink, HOST_NAME, Name, Pins, PolicyHandle, Protocol,
@@ -28,6 +29,7 @@ pub(crate) struct Context {
     pub(crate) link: LinkConfig,
     pub(crate) resolver: Resolver,
     pub(crate) log: EventSink,
+    pub(crate) causes: Causes,
     pub(crate) limits: Limits,
     pub(crate) content: ContentConfig,
     /// Bytes from the guest.
@@ -60,6 +62,7 @@ impl Context {
             link: config.link,
             content: config.content,
             resolver: Resolver::new(resolver, config.policy.clone(), pins.clone(), log.clone()),
+            causes: Causes::new(config.causes, log.clone()),
             log,
             upload: Throttle::new(config.limits.upload_bytes_per_second),
             queries: Throttle::new(Some(config.limits.dns_queries_per_second.into())),

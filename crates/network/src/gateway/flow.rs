@@ -11,7 +11,7 @@ use super::context::Context;
 use super::outgoing::{Outgoing, Unreachable};
 use super::packet::Packet;
 use super::{dns_service, echo, tcp, udp};
-use crate::{Decision, Destination, Event, Name, Protocol, Verdict};
+use crate::{AwaitedCause, Decision, Destination, Event, Name, Protocol, Verdict};
 
 /// How long after its last packet a flow that is refused is remembered as such.
 const REFUSAL_MEMORY: Duration = Duration::from_secs(30);
@@ -32,6 +32,8 @@ pub(crate) struct Flow {
     pub(crate) key: FlowKey,
     /// What the guest knew the destination by when it opened the flow.
     pub(crate) names: Vec<Name>,
+    /// The command that opened it, which is being asked for.
+    pub(crate) cause: AwaitedCause,
     pub(crate) context: Arc<Context>,
 }
 
@@ -120,15 +122,17 @@ pub(crate) async fn serve(flow: Flow, mut packets: mpsc::Receiver<Packet>) {
         destination,
     } = flow.key;
     let decision = flow.judge();
-    flow.context.log.record(Event::Connection {
+    let event = Event::Connection {
         connection: flow.number,
         protocol,
         source,
         destination,
         name: flow.names.first().map(|name| name.as_str().to_owned()),
         verdict: decision.verdict().clone(),
-    });
+    };
+    flow.context.log.record_caused(event, flow.cause.clone());
     if let Decision::Denied(_) = decision {
+        flow.cause.held().await;
         return refuse(&flow, &mut packets, Unreachable::Prohibited).await;
     }
     let mut totals = Totals::default();

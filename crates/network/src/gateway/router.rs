@@ -215,6 +215,10 @@ impl Router {
             number,
             key,
             names: self.context.names_of(key.destination.ip()),
+            cause: self
+                .context
+                .causes
+                .ask(key.protocol, key.source, key.destination),
             context: Arc::clone(&self.context),
         };
         self.flows.insert(key, FlowEntry { number, packets });

@@ -258,6 +258,8 @@ impl Driver {
             Ok(()) => {
                 self.is_ready = true;
                 self.deadlines.ready();
+                let ask = |network: Network| network.ask_for_causes(self.session.clone());
+                self.network = self.network.take().map(ask);
                 self.forwards
                     .answer(&self.session, self.clients.operations());
             }

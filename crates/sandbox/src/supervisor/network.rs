@@ -3,13 +3,18 @@
 use std::io;
 
 use smolvm_network::{
-    Event, EventLog, EventSink, Gateway, GatewayConfig, NetworkPolicy, PolicyHandle, UpstreamConfig,
+    CauseQuestion, Event, EventLog, EventSink, Gateway, GatewayConfig, NetworkPolicy, PolicyHandle,
+    UpstreamConfig,
 };
 use smolvm_protocol::control::NetworkChange;
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
 
+use super::causes;
 use crate::SandboxSpec;
 use crate::bounded_log::{BoundedLog, MAX_NETWORK_LOG_BYTES};
 use crate::engine::{NetworkDevice, Stream};
+use crate::multiplexer::AgentSession;
 use crate::network::{self, NetworkError};
 use crate::record::SandboxDir;
 use crate::secrets::Content;
@@ -26,7 +31,16 @@ pub(super) struct Network {
     gateway: Gateway,
     sink: EventSink,
     log: EventLog,
+    causes: Causes,
     ca_certificate: Option<String>,
+}
+
+/// Questions of the gateway's for causes, and who has the agent answer them.
+#[derive(Debug)]
+enum Causes {
+    /// The agent has not answered anything yet.
+    Waiting(mpsc::Receiver<CauseQuestion>),
+    Answered(AbortOnDropHandle<()>),
 }
 
 impl Network {
@@ -42,6 +56,7 @@ impl Network {
             directory.network_log(),
             MAX_NETWORK_LOG_BYTES,
         )?)?;
+        let (questions, asked) = mpsc::channel(causes::MAX_QUESTIONS);
         let handle = PolicyHandle::new(&spec.network);
         let config = GatewayConfig {
             link: network::gateway_side(device),
@@ -49,6 +64,7 @@ impl Network {
             upstream: UpstreamConfig::System,
             content: content.config,
             log: sink.clone(),
+            causes: Some(questions),
             limits: network::limits_of(spec),
         };
         Ok(Self {
@@ -57,6 +73,7 @@ impl Network {
             gateway: Gateway::start(link, config),
             sink,
             log,
+            causes: Causes::Waiting(asked),
             ca_certificate: content.ca_certificate,
         })
     }
@@ -64,6 +81,18 @@ impl Network {
     /// Returns the certificate authority, in PEM, that the guest is to trust.
     pub(super) fn ca_certificate(&self) -> Option<String> {
         self.ca_certificate.clone()
+    }
+
+    /// Has the agent tell what causes events from now on.
+    pub(super) fn ask_for_causes(self, agent: AgentSession) -> Self {
+        let causes = match self.causes {
+            Causes::Waiting(asked) => {
+                let task = tokio::spawn(causes::answer(asked, agent));
+                Causes::Answered(AbortOnDropHandle::new(task))
+            }
+            answered => answered,
+        };
+        Self { causes, ..self }
     }
 
     /// Changes what may be reached, now and after the next start.
@@ -85,9 +114,18 @@ impl Network {
     /// Ends all connections and waits until the log is written.
     pub(super) async fn finish(self) {
         let Self {
-            gateway, sink, log, ..
+            gateway,
+            sink,
+            log,
+            causes,
+            ..
         } = self;
         gateway.end().await;
+        if let Causes::Answered(task) = causes {
+            task.abort();
+            // However it ended, it is gone.
+            let _aborted = task.await;
+        }
         drop(sink);
         // Everything that could record is gone, so this takes as long as writing does.
         let _panicked = tokio::task::spawn_blocking(move || log.finish()).await;

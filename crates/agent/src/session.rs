@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use serde_bytes::ByteBuf;
 use smolvm_protocol::message::BootTimes;
 use smolvm_protocol::multiplex::{MAX_STREAMS, SESSION_WINDOW_BYTES};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -22,6 +23,7 @@ use crate::boot::modules::{HeldModules, NetworkDriver};
 use crate::cgroups::Cgroups;
 use crate::conversation::Conversation;
 use crate::jobs::Jobs;
+use crate::network::trust;
 use crate::reaper::{ReapScope, Reaper};
 use crate::verbs;
 
@@ -40,6 +42,8 @@ pub struct Environment {
     /// By which the kernel tells of its sockets, until a host has asked about one.
     socket_modules: Mutex<Option<HeldModules>>,
     trusts_gateway: AtomicBool,
+    /// Variables that the host wants commands to have. Taken alone.
+    variables: Mutex<Vec<(String, String)>>,
     hello_answered: watch::Sender<bool>,
     shutdown: watch::Sender<bool>,
 }
@@ -58,6 +62,7 @@ impl Environment {
             network_driver: Mutex::new(None),
             socket_modules: Mutex::new(None),
             trusts_gateway: AtomicBool::new(false),
+            variables: Mutex::default(),
             hello_answered: watch::Sender::new(false),
             shutdown: watch::Sender::new(false),
         })
@@ -79,6 +84,7 @@ impl Environment {
             network_driver: Mutex::new(network_driver),
             socket_modules: Mutex::new(socket_modules),
             trusts_gateway: AtomicBool::new(false),
+            variables: Mutex::default(),
             hello_answered: watch::Sender::new(false),
             shutdown: watch::Sender::new(false),
         })
@@ -141,9 +147,33 @@ impl Environment {
         self.trusts_gateway.store(true, Ordering::Relaxed);
     }
 
-    /// Returns whether commands must be told of that authority.
-    pub(crate) fn trusts_gateway(&self) -> bool {
-        self.trusts_gateway.load(Ordering::Relaxed)
+    /// Says which variables the host wants commands to have.
+    pub(crate) fn set_variables(&self, variables: Vec<(String, String)>) {
+        *self
+            .variables
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = variables;
+    }
+
+    /// Returns the variables that all commands have which are not given others: those that tell them
+    /// of the gateway's authority, and those that the host wants.
+    pub(crate) fn variables(&self) -> Vec<(ByteBuf, ByteBuf)> {
+        let bytes = |text: &[u8]| ByteBuf::from(text);
+        let trusts_gateway = self.trusts_gateway.load(Ordering::Relaxed);
+        let trust = trusts_gateway.then_some(trust::VARIABLES);
+        let mut variables: Vec<(ByteBuf, ByteBuf)> = trust
+            .into_iter()
+            .flatten()
+            .map(|(name, value)| (bytes(name), bytes(value)))
+            .collect();
+        let wanted = self
+            .variables
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        for (name, value) in wanted.iter() {
+            variables.push((bytes(name.as_bytes()), bytes(value.as_bytes())));
+        }
+        variables
     }
 
     pub(crate) fn request_shutdown(&self) {

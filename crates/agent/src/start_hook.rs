@@ -64,7 +64,7 @@ fn start(environment: &Environment) -> Result<RunningCommand, Refusal> {
         timeout_ms: None,
         limits: Limits::default(),
     };
-    let plan = CommandPlan::resolve(&exec, &AccountFiles::read(), environment.trusts_gateway())?;
+    let plan = CommandPlan::resolve(&exec, &AccountFiles::read(), environment.variables())?;
     let stdio = descriptors().map_err(|error| refusal::about("descriptors", &error))?;
     start_on(&exec, None, plan, stdio, environment)
 }

@@ -136,6 +136,10 @@ pub struct HostHello {
     /// ones. When absent, an earlier one stays.
     #[serde(default)]
     pub ca_certificate: Option<String>,
+    /// Environment variables of every command that is not given others of their names. When absent,
+    /// earlier ones stay.
+    #[serde(default)]
+    pub variables: Option<Vec<(String, String)>>,
 }
 
 /// Capability of an agent that does what [`HostHello::network`] and
@@ -213,7 +217,7 @@ pub struct Exec {
     /// What to run.
     pub command: Command,
     /// Environment variables set on top of the user's defaults (`HOME`, `USER`, `LOGNAME`,
-    /// `SHELL`, `PATH`, and `TERM` on a terminal).
+    /// `SHELL`, `PATH`, and `TERM` on a terminal) and on [`HostHello::variables`].
     #[serde(default)]
     pub environment: Vec<(ByteBuf, ByteBuf)>,
     /// Absolute working directory; the user's home when absent.
@@ -667,6 +671,7 @@ mod tests {
                 max_processes: None,
                 network: None,
                 ca_certificate: None,
+                variables: None,
             }
         );
     }
@@ -695,6 +700,7 @@ mod tests {
                 hosts: vec![(Ipv4Addr::LOCALHOST.into(), "name".to_owned())],
             }),
             ca_certificate: Some("-----BEGIN CERTIFICATE-----".to_owned()),
+            variables: Some(vec![("KEY".to_owned(), "placeholder".to_owned())]),
         });
         let frame = Frame::message(&hello).expect("small");
         assert_eq!(frame.parse::<Request>().expect("own encoding"), hello);

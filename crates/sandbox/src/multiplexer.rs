@@ -75,6 +75,8 @@ pub(crate) struct GuestSettings {
     pub(crate) network: Option<GuestNetwork>,
     /// The certificate authority, in PEM, that its programs are to trust.
     pub(crate) ca_certificate: Option<String>,
+    /// Environment variables that its commands have which are not given others.
+    pub(crate) variables: Option<Vec<(String, String)>>,
 }
 
 /// The way to the agent. Clones share one connection.
@@ -112,6 +114,7 @@ impl AgentSession {
             max_processes: settings.max_processes,
             network: settings.network,
             ca_certificate: settings.ca_certificate,
+            variables: settings.variables,
         });
         let hello = match self.ask(&request).await? {
             Event::Hello(hello) => hello,

@@ -60,7 +60,7 @@ pub(crate) fn start(
     job: Option<String>,
     environment: &Environment,
 ) -> Result<(RunningCommand, HostEnds), Refusal> {
-    let plan = CommandPlan::resolve(exec, &AccountFiles::read(), environment.trusts_gateway())?;
+    let plan = CommandPlan::resolve(exec, &AccountFiles::read(), environment.variables())?;
     let no_descriptors = |error: Errno| refusal::about("command", &error.into());
     let (ends, stdio) = match exec.terminal {
         Some(size) => terminal(size, &plan),

@@ -116,6 +116,7 @@ impl Driver {
             max_processes: plan.max_processes,
             network: plan.boot.network.map(crate::network::guest_side),
             ca_certificate: network.as_ref().and_then(Network::ca_certificate),
+            variables: Some(plan.variables.clone().into_iter().collect()),
         };
         let (clients, commands) = Clients::start(listener);
         Self {

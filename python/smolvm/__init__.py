@@ -32,7 +32,7 @@ from smolvm.host import HostManager
 from smolvm.images.builder import SSH_BOOT_ARGS, ImageBuilder
 from smolvm.images.local import ImageManager, ImageSource, LocalImage
 from smolvm.inventory import SmolVMManager
-from smolvm.network import NetworkEvent, NetworkPolicy
+from smolvm.network import NetworkCause, NetworkEvent, NetworkPolicy
 from smolvm.process import AsyncProcess, Process
 from smolvm.secrets import Secret
 from smolvm.ssh import SSHClient
@@ -87,6 +87,7 @@ __all__ = [
     "JobOutput",
     "JobStatus",
     "LocalImage",
+    "NetworkCause",
     "NetworkConfig",
     "NetworkError",
     "NetworkEvent",

@@ -20,7 +20,7 @@ from smolvm.record import Record
 if TYPE_CHECKING:
     from smolvm._native import _Policy
 
-__all__ = ["AsyncNetwork", "Network", "NetworkEvent", "NetworkPolicy", "internet_policy"]
+__all__ = ["AsyncNetwork", "Network", "NetworkCause", "NetworkEvent", "NetworkPolicy", "internet_policy"]
 
 
 class NetworkPolicy(Record):
@@ -74,6 +74,24 @@ def internet_policy(settings: Mapping[str, Any]) -> NetworkPolicy:
     return _policy(_native.internet_policy(mode, cidrs, domains))
 
 
+class NetworkCause(Record):
+    """The command that a query or connection comes from, by the guest's word.
+
+    A guest can say what it likes: this is information, and nothing is decided by it.
+    """
+
+    #: Its number among the commands that were started in the guest since it booted, from 1.
+    exec: int
+    #: Its process ID in the guest, which :class:`Process` and :class:`Job` have too.
+    pid: int
+    #: Name of its program, without arguments, which can be secrets.
+    program: str
+    #: Name of the job that it is the command of.
+    job: str | None = None
+    #: Whether it had ended already, and this comes from something that it left running.
+    has_ended: bool = False
+
+
 class NetworkEvent(Record):
     """Something that happened on a sandbox's network."""
 
@@ -86,6 +104,9 @@ class NetworkEvent(Record):
     sequence: int
     #: What is known of it, by its type.
     fields: dict[str, Any]
+    #: What ``dns`` and ``connection`` come from, where it is known. What happens to a connection
+    #: later has the same ``connection`` in its fields.
+    cause: NetworkCause | None = None
 
     @property
     def is_allowed(self) -> bool | None:
@@ -195,7 +216,9 @@ def _events(content: str) -> Iterator[NetworkEvent]:
     for record in json.loads(content):
         fields = record["event"]
         kind = fields.pop("type")
-        yield NetworkEvent(kind, record["time_unix_ms"] / 1000, record["sequence"], fields)
+        told = record.get("cause")
+        cause = None if told is None else NetworkCause(**told)
+        yield NetworkEvent(kind, record["time_unix_ms"] / 1000, record["sequence"], fields, cause)
 
 
 def _asked(field: str, mode: str | None, allow: Iterable[str], deny: Iterable[str]) -> _Policy:

@@ -74,3 +74,45 @@ async fn file_of_a_hostile_guest_is_refused_and_can_be_replaced() {
     sandbox.set_env(&only, false).await.expect("replaced");
     assert_eq!(sandbox.env().await.expect("read"), only);
 }
+
+#[test]
+fn every_command_has_a_secret_s_placeholder_and_no_process_its_value() {
+    const VALUE: &str = "sk-live-0123456789";
+    let host = Host::new().with_environment("API_KEY", VALUE);
+    host.start("box", &["--secret", "API_KEY@api.example.com"]);
+    let of_exec = host
+        .smolvm(&["exec", "box", "--", "printenv", "API_KEY"])
+        .ok();
+    let placeholder = of_exec.text();
+    assert!(
+        placeholder.starts_with("smolvm-secret-API_KEY-"),
+        "{placeholder}"
+    );
+    let of_login = host.sh("box", "exec sh -lc 'echo $API_KEY'").ok();
+    assert_eq!(of_login.text(), placeholder);
+    let own = [
+        "exec",
+        "--env",
+        "API_KEY=own",
+        "box",
+        "--",
+        "printenv",
+        "API_KEY",
+    ];
+    assert_eq!(host.smolvm(&own).ok().text(), "own\n");
+
+    let environments: Vec<Vec<u8>> = [host.process("supervise"), host.process("qemu-system")]
+        .iter()
+        .map(|process| std::fs::read(format!("/proc/{process}/environ")).expect("alive"))
+        .collect();
+    let has = |environment: &Vec<u8>, word: &str| {
+        let mut windows = environment.windows(word.len());
+        windows.any(|window| window == word.as_bytes())
+    };
+    assert!(has(&environments[0], "SMOLVM_DATA_DIR"), "it has the rest");
+    assert!(
+        !environments
+            .iter()
+            .any(|environment| has(environment, VALUE))
+    );
+}

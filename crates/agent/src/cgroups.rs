@@ -13,19 +13,21 @@
 //! A limit that the kernel cannot keep is an error, never ignored.
 //!
 //! A cgroup outlives its command while daemons of that command live. Each of those ends as a
-//! child of PID 1, so after a reaping is exactly when an ended cgroup can have become empty.
+//! child of PID 1, so after a reaping is exactly when an ended cgroup can have become empty. Until
+//! then it is known whose it is: the kernel tells of a socket in which cgroup it was made.
 //!
 //! Source: Linux Documentation/admin-guide/cgroup-v2.rst.
 
+use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{Mode, OFlags};
-use smolvm_protocol::message::Limits;
+use smolvm_protocol::message::{Limits, Owner};
 
 /// Directory of all of SmolVM's cgroups, below the mount point of cgroup2.
 const PARENT: &str = "smolvm";
@@ -46,8 +48,17 @@ pub(crate) struct Cgroups {
     /// Where the commands' cgroups are.
     commands: PathBuf,
     next_number: AtomicU64,
-    /// Cgroups whose command has ended, to be removed once they are empty. Taken alone.
-    ended: Mutex<Vec<PathBuf>>,
+    /// Cgroups whose command has ended, to be removed once they are empty. Taken before `owners`.
+    ended: Mutex<Vec<Ended>>,
+    /// The commands of the cgroups that there are, by the kernel's numbers of these.
+    owners: Mutex<BTreeMap<u64, Owner>>,
+}
+
+/// A cgroup whose command has ended.
+#[derive(Debug)]
+struct Ended {
+    path: PathBuf,
+    kernel_number: u64,
 }
 
 impl Cgroups {
@@ -75,6 +86,7 @@ impl Cgroups {
             commands,
             next_number: AtomicU64::new(1),
             ended: Mutex::new(Vec::new()),
+            owners: Mutex::new(BTreeMap::new()),
         }))
     }
 
@@ -101,8 +113,13 @@ impl Cgroups {
             OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
             Mode::empty(),
         );
-        let directory = match opened {
-            Ok(directory) => directory,
+        let opened = opened.and_then(|directory| {
+            // What the kernel calls the cgroup's number (Linux include/linux/cgroup.h, `cgroup_id`).
+            let kernel_number = rustix::fs::fstat(&directory)?.st_ino;
+            Ok((directory, kernel_number))
+        });
+        let (directory, kernel_number) = match opened {
+            Ok(opened) => opened,
             Err(errno) => {
                 // Nothing has been started in it; what cannot be removed is an empty directory.
                 let _ = rustix::fs::rmdir(&path);
@@ -112,6 +129,8 @@ impl Cgroups {
         let cgroup = Cgroup {
             path,
             directory,
+            number,
+            kernel_number,
             owner: Arc::clone(self),
         };
         cgroup.limit(limits)?;
@@ -121,12 +140,26 @@ impl Cgroups {
     /// Removes the cgroups of ended commands that have become empty.
     pub(crate) fn sweep(&self) {
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        ended.retain(|path| {
-            matches!(
-                rustix::fs::rmdir(path),
+        ended.retain(|cgroup| {
+            let is_left = matches!(
+                rustix::fs::rmdir(&cgroup.path),
                 Err(rustix::io::Errno::BUSY | rustix::io::Errno::NOTEMPTY)
-            )
+            );
+            if !is_left {
+                self.owners().remove(&cgroup.kernel_number);
+            }
+            is_left
         });
+    }
+
+    /// Returns the command whose cgroup has this number of the kernel's.
+    pub(crate) fn owner(&self, kernel_number: u64) -> Option<Owner> {
+        self.owners().get(&kernel_number).cloned()
+    }
+
+    fn owners(&self) -> MutexGuard<'_, BTreeMap<u64, Owner>> {
+        // Each change is one call on the map: there is no state in between.
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -166,10 +199,25 @@ fn set_limit(
 pub(crate) struct Cgroup {
     path: PathBuf,
     directory: OwnedFd,
+    /// Number of the command.
+    number: u64,
+    kernel_number: u64,
     owner: Arc<Cgroups>,
 }
 
 impl Cgroup {
+    /// Says which command was started in it: its process, its program, and the job that it is for.
+    pub(crate) fn note_command(&self, pid: u32, program: String, job: Option<String>) {
+        let owner = Owner {
+            number: self.number,
+            pid,
+            program,
+            job,
+            has_ended: false,
+        };
+        self.owner.owners().insert(self.kernel_number, owner);
+    }
+
     /// Kills every process in the cgroup, including those being forked right now.
     pub(crate) fn kill(&self) {
         // It fails only for a cgroup that is gone.
@@ -214,12 +262,18 @@ impl AsFd for Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        let path = std::mem::take(&mut self.path);
+        if let Some(owner) = self.owner.owners().get_mut(&self.kernel_number) {
+            owner.has_ended = true;
+        }
+        let ended = Ended {
+            path: std::mem::take(&mut self.path),
+            kernel_number: self.kernel_number,
+        };
         self.owner
             .ended
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .push(path);
+            .push(ended);
         self.owner.sweep();
     }
 }

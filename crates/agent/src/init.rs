@@ -56,6 +56,7 @@ struct Guest {
     port: std::os::fd::OwnedFd,
     late_modules: HeldModules,
     network_driver: Option<NetworkDriver>,
+    socket_modules: Option<HeldModules>,
     times: BootTimes,
 }
 
@@ -84,6 +85,7 @@ fn boot() -> Result<Guest, BootError> {
     times.modules_loaded_ms = since_kernel_start_ms();
     let late_modules = HeldModules::open(LATE_MODULE_LIST);
     let network_driver = NetworkDriver::load();
+    let socket_modules = modules::open_socket_modules();
     let disks = Disks::find(&uevents, root::is_shared(&command_line()))?;
     let root = Root::switch_to(&disks)?;
     mounts::mount_late()?;
@@ -98,13 +100,19 @@ fn boot() -> Result<Guest, BootError> {
         port,
         late_modules,
         network_driver,
+        socket_modules,
         times,
     })
 }
 
 async fn serve_until_shutdown(guest: Guest) -> io::Result<()> {
     let cgroup_mount = Path::new(CGROUP_MOUNT);
-    let environment = Environment::of_init(guest.times, cgroup_mount, guest.network_driver);
+    let environment = Environment::of_init(
+        guest.times,
+        cgroup_mount,
+        guest.network_driver,
+        guest.socket_modules,
+    );
     let port = AgentPort::new(guest.port);
     let work = async {
         tokio::try_join!(

@@ -1,27 +1,23 @@
-//! The kernel's network configuration, through rtnetlink(7). The one place that speaks netlink.
+//! Netlink: questions and wishes to the kernel. The one place that speaks it.
+//!
+//! [`routes`] is the kernel's network configuration, [`sockets`] what it knows of its sockets.
 //!
 //! The kernel carries a request out, and has its answer ready, before the call that sends it
 //! returns, so nothing here waits.
 
-use std::net::IpAddr;
+pub(crate) mod routes;
+pub(crate) mod sockets;
+
 use std::os::fd::OwnedFd;
 
 use netlink_packet_core::{
-    Emitable, ErrorBuffer, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST,
-    NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NetlinkHeader, Parseable,
-};
-use netlink_packet_route::AddressFamily as Family;
-use netlink_packet_route::address::{
-    AddressAttribute, AddressFlags, AddressHeader, AddressHeaderFlags, AddressMessage,
-};
-use netlink_packet_route::link::{LinkFlags, LinkHeader};
-use netlink_packet_route::route::{
-    RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    Emitable, ErrorBuffer, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NetlinkHeader,
 };
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, sendto, socket_with,
+    AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, recv, sendto,
+    socket_with,
 };
 
 /// Room for the answers that come in one piece: what the kernel uses at most (Linux
@@ -31,84 +27,15 @@ const ANSWER_BYTES: usize = 32 * 1024;
 /// Messages in one piece start at multiples of this (netlink(7), `NLMSG_ALIGN`).
 const MESSAGE_ALIGNMENT: usize = 4;
 
-/// An address that an interface has, with the length of its prefix.
-pub(crate) type Assigned = (IpAddr, u8);
-
-/// A connection to the kernel's network configuration. Interfaces are named by their index.
+/// A connection to a part of the kernel.
 #[derive(Debug)]
-pub(crate) struct RouteSocket(OwnedFd);
+struct Socket(OwnedFd);
 
-impl RouteSocket {
-    pub(crate) fn open() -> Result<Self, Errno> {
-        let socket = socket_with(
-            AddressFamily::NETLINK,
-            SocketType::RAW,
-            SocketFlags::CLOEXEC,
-            None, // NETLINK_ROUTE is the first protocol, number zero.
-        )?;
-        Ok(Self(socket))
-    }
-
-    /// Switches an interface on.
-    pub(crate) fn switch_on(&self, index: u32) -> Result<(), Errno> {
-        let header = LinkHeader {
-            index,
-            flags: LinkFlags::Up,
-            change_mask: LinkFlags::Up,
-            ..LinkHeader::default()
-        };
-        self.change(libc::RTM_NEWLINK, 0, &header)
-    }
-
-    /// Returns the addresses of an interface.
-    pub(crate) fn addresses(&self, index: u32) -> Result<Vec<Assigned>, Errno> {
-        let everything = AddressHeader::default();
-        self.send(libc::RTM_GETADDR, NLM_F_DUMP, &everything)?;
-        let mut found = Vec::new();
-        self.answers(|kind, payload| {
-            if kind == libc::RTM_NEWADDR
-                && let Ok(message) = AddressMessage::parse(payload)
-                && message.header.index == index
-            {
-                found.extend(assigned(&message));
-            }
-        })?;
-        Ok(found)
-    }
-
-    /// Gives an interface an address; one that it has already is fine.
-    pub(crate) fn add_address(&self, index: u32, address: Assigned) -> Result<(), Errno> {
-        let message = address_message(index, address);
-        self.change(libc::RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, &message)
-    }
-
-    /// Takes an address from an interface.
-    pub(crate) fn remove_address(&self, index: u32, address: Assigned) -> Result<(), Errno> {
-        self.change(libc::RTM_DELADDR, 0, &address_message(index, address))
-    }
-
-    /// Sends what has no better way to `gateway` on an interface, and no longer elsewhere.
-    pub(crate) fn set_default_route(&self, index: u32, gateway: IpAddr) -> Result<(), Errno> {
-        let mut message = RouteMessage::default();
-        message.header = RouteHeader {
-            address_family: family_of(gateway),
-            table: RouteHeader::RT_TABLE_MAIN,
-            protocol: RouteProtocol::Static,
-            scope: RouteScope::Universe,
-            kind: RouteType::Unicast,
-            ..RouteHeader::default()
-        };
-        message.attributes = vec![
-            RouteAttribute::Gateway(gateway.into()),
-            RouteAttribute::Oif(index),
-        ];
-        self.change(libc::RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, &message)
-    }
-
-    /// Sends a request that has only success or an error for an answer.
-    fn change(&self, kind: u16, flags: u16, request: &impl Emitable) -> Result<(), Errno> {
-        self.send(kind, flags | NLM_F_ACK, request)?;
-        self.answers(|_, _| ())
+impl Socket {
+    /// Opens one to the part that `protocol` is for; that of routes, number zero, when absent.
+    fn open(protocol: Option<Protocol>) -> Result<Self, Errno> {
+        let flags = SocketFlags::CLOEXEC;
+        socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, protocol).map(Self)
     }
 
     fn send(&self, kind: u16, flags: u16, request: &impl Emitable) -> Result<(), Errno> {
@@ -129,20 +56,28 @@ impl RouteSocket {
         let mut buffer = vec![0; ANSWER_BYTES];
         loop {
             let (length, _) = recv(&self.0, buffer.as_mut_slice(), RecvFlags::empty())?;
-            let mut rest = &buffer[..length];
-            while !rest.is_empty() {
-                let message = NetlinkBuffer::new_checked(rest).map_err(|_| Errno::BADMSG)?;
-                let bytes = usize::try_from(message.length()).map_err(|_| Errno::BADMSG)?;
-                match message.message_type() {
-                    NLMSG_DONE => return Ok(()),
-                    NLMSG_ERROR => return outcome(message.payload()),
-                    kind => take(kind, message.payload()),
-                }
-                let next = bytes.next_multiple_of(MESSAGE_ALIGNMENT);
-                rest = rest.get(next..).unwrap_or_default();
+            if is_last(&buffer[..length], &mut take)? {
+                return Ok(());
             }
         }
     }
+}
+
+/// Hands the messages of one piece to `take`. Returns whether the answer ends in it.
+fn is_last(piece: &[u8], take: &mut impl FnMut(u16, &[u8])) -> Result<bool, Errno> {
+    let mut rest = piece;
+    while !rest.is_empty() {
+        let message = NetlinkBuffer::new_checked(rest).map_err(|_| Errno::BADMSG)?;
+        let bytes = usize::try_from(message.length()).map_err(|_| Errno::BADMSG)?;
+        match message.message_type() {
+            NLMSG_DONE => return Ok(true),
+            NLMSG_ERROR => return outcome(message.payload()).map(|()| true),
+            kind => take(kind, message.payload()),
+        }
+        let next = bytes.next_multiple_of(MESSAGE_ALIGNMENT);
+        rest = rest.get(next..).unwrap_or_default();
+    }
+    Ok(false)
 }
 
 /// Reads an acknowledgement, which is an error with the number zero.
@@ -154,40 +89,55 @@ fn outcome(payload: &[u8]) -> Result<(), Errno> {
     }
 }
 
-fn family_of(address: IpAddr) -> Family {
-    match address {
-        IpAddr::V4(_) => Family::Inet,
-        IpAddr::V6(_) => Family::Inet6,
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Returns a message of `kind`, whose header says that it has `length` bytes.
+    fn message(kind: u16, length: u32, payload: &[u8]) -> Vec<u8> {
+        let mut message = length.to_ne_bytes().to_vec();
+        message.extend(kind.to_ne_bytes());
+        message.extend([0; 10]);
+        message.extend(payload);
+        message
     }
-}
 
-fn address_message(index: u32, (address, prefix_length): Assigned) -> AddressMessage {
-    let mut message = AddressMessage::default();
-    message.header = AddressHeader {
-        family: family_of(address),
-        prefix_len: prefix_length,
-        // Usable at once: nobody else is on the link who could have the address too.
-        flags: AddressHeaderFlags::Nodad,
-        index,
-        ..AddressHeader::default()
-    };
-    message.attributes = vec![
-        AddressAttribute::Local(address),
-        AddressAttribute::Address(address),
-        AddressAttribute::Flags(AddressFlags::Nodad),
-    ];
-    message
-}
+    fn walk(piece: &[u8]) -> Result<(bool, usize), Errno> {
+        let mut count = 0;
+        is_last(piece, &mut |_, _| count += 1).map(|is_last| (is_last, count))
+    }
 
-/// Returns the address that `message` is about. IPv6 has no local address beside it.
-fn assigned(message: &AddressMessage) -> Option<Assigned> {
-    let mut address = None;
-    for attribute in &message.attributes {
-        match attribute {
-            AddressAttribute::Local(local) => address = Some(*local),
-            AddressAttribute::Address(other) => address = address.or(Some(*other)),
-            _ => {}
+    #[test]
+    fn answer_ends_with_its_acknowledgement() {
+        let found = message(libc::RTM_NEWADDR, 20, &[1, 2, 3, 4]);
+        let end = message(NLMSG_ERROR, 36, &[0; 20]);
+        assert_eq!(walk(&found), Ok((false, 1)));
+        assert_eq!(walk(&[found, end].concat()), Ok((true, 1)));
+    }
+
+    #[test]
+    fn refusal_is_the_error_it_names() {
+        let mut payload = [0; 20];
+        payload[..4].copy_from_slice(&(-libc::ENOENT).to_ne_bytes());
+        assert_eq!(walk(&message(NLMSG_ERROR, 36, &payload)), Err(Errno::NOENT));
+    }
+
+    #[test]
+    fn lengths_that_lie_are_an_error() {
+        for length in [0, 15, 21, u32::MAX] {
+            let lying = message(libc::RTM_NEWADDR, length, &[0; 4]);
+            assert_eq!(walk(&lying), Err(Errno::BADMSG), "{length}");
         }
     }
-    address.map(|address| (address, message.header.prefix_len))
+
+    proptest! {
+        #[test]
+        fn arbitrary_answers_come_to_an_end(
+            piece in proptest::collection::vec(any::<u8>(), 0..256),
+        ) {
+            let _result = walk(&piece);
+        }
+    }
 }

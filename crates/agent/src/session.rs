@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use serde_bytes::ByteBuf;
 use smolvm_protocol::message::BootTimes;
 use smolvm_protocol::multiplex::{MAX_STREAMS, SESSION_WINDOW_BYTES};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -18,10 +19,11 @@ use tokio::task::JoinSet;
 use tokio_util::compat::TokioAsyncReadCompatExt;
 use yamux::{Config, Connection, ConnectionError, Mode};
 
-use crate::boot::modules::NetworkDriver;
+use crate::boot::modules::{HeldModules, NetworkDriver};
 use crate::cgroups::Cgroups;
 use crate::conversation::Conversation;
 use crate::jobs::Jobs;
+use crate::network::trust;
 use crate::reaper::{ReapScope, Reaper};
 use crate::verbs;
 
@@ -37,7 +39,11 @@ pub struct Environment {
     pub(crate) is_init: bool,
     /// The driver of the network device, until a host has given the guest a network.
     network_driver: Mutex<Option<NetworkDriver>>,
+    /// By which the kernel tells of its sockets, until a host has asked about one.
+    socket_modules: Mutex<Option<HeldModules>>,
     trusts_gateway: AtomicBool,
+    /// Variables that the host wants commands to have. Taken alone.
+    variables: Mutex<Vec<(String, String)>>,
     hello_answered: watch::Sender<bool>,
     shutdown: watch::Sender<bool>,
 }
@@ -54,7 +60,9 @@ impl Environment {
             boot: BootTimes::default(),
             is_init: false,
             network_driver: Mutex::new(None),
+            socket_modules: Mutex::new(None),
             trusts_gateway: AtomicBool::new(false),
+            variables: Mutex::default(),
             hello_answered: watch::Sender::new(false),
             shutdown: watch::Sender::new(false),
         })
@@ -65,6 +73,7 @@ impl Environment {
         boot: BootTimes,
         cgroup_mount: &Path,
         network_driver: Option<NetworkDriver>,
+        socket_modules: Option<HeldModules>,
     ) -> Arc<Self> {
         Arc::new(Self {
             reaper: Reaper::new(ReapScope::Everyone),
@@ -73,7 +82,9 @@ impl Environment {
             boot,
             is_init: true,
             network_driver: Mutex::new(network_driver),
+            socket_modules: Mutex::new(socket_modules),
             trusts_gateway: AtomicBool::new(false),
+            variables: Mutex::default(),
             hello_answered: watch::Sender::new(false),
             shutdown: watch::Sender::new(false),
         })
@@ -123,14 +134,46 @@ impl Environment {
             .take()
     }
 
+    /// Hands out the modules by which the kernel tells of its sockets; `None` after the first call.
+    pub(crate) fn take_socket_modules(&self) -> Option<HeldModules> {
+        self.socket_modules
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+
     /// Says that the guest now trusts the certificate authority of the host's gateway.
     pub(crate) fn note_trust(&self) {
         self.trusts_gateway.store(true, Ordering::Relaxed);
     }
 
-    /// Returns whether commands must be told of that authority.
-    pub(crate) fn trusts_gateway(&self) -> bool {
-        self.trusts_gateway.load(Ordering::Relaxed)
+    /// Says which variables the host wants commands to have.
+    pub(crate) fn set_variables(&self, variables: Vec<(String, String)>) {
+        *self
+            .variables
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = variables;
+    }
+
+    /// Returns the variables that all commands have which are not given others: those that tell them
+    /// of the gateway's authority, and those that the host wants.
+    pub(crate) fn variables(&self) -> Vec<(ByteBuf, ByteBuf)> {
+        let bytes = |text: &[u8]| ByteBuf::from(text);
+        let trusts_gateway = self.trusts_gateway.load(Ordering::Relaxed);
+        let trust = trusts_gateway.then_some(trust::VARIABLES);
+        let mut variables: Vec<(ByteBuf, ByteBuf)> = trust
+            .into_iter()
+            .flatten()
+            .map(|(name, value)| (bytes(name), bytes(value)))
+            .collect();
+        let wanted = self
+            .variables
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        for (name, value) in wanted.iter() {
+            variables.push((bytes(name.as_bytes()), bytes(value.as_bytes())));
+        }
+        variables
     }
 
     pub(crate) fn request_shutdown(&self) {

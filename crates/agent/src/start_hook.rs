@@ -64,9 +64,9 @@ fn start(environment: &Environment) -> Result<RunningCommand, Refusal> {
         timeout_ms: None,
         limits: Limits::default(),
     };
-    let plan = CommandPlan::resolve(&exec, &AccountFiles::read(), environment.trusts_gateway())?;
+    let plan = CommandPlan::resolve(&exec, &AccountFiles::read(), environment.variables())?;
     let stdio = descriptors().map_err(|error| refusal::about("descriptors", &error))?;
-    start_on(&exec, plan, stdio, environment)
+    start_on(&exec, None, plan, stdio, environment)
 }
 
 /// Returns no input, and the log for both outputs; where that cannot be written, no output.

@@ -22,6 +22,7 @@ fn hello(generation: u32, oldest_generation: u32) -> Request {
         max_processes: None,
         network: None,
         ca_certificate: None,
+        variables: None,
     })
 }
 

@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 use object::Endianness;
 use object::elf::{EM_X86_64, ET_DYN, ET_EXEC, FileHeader64, PT_INTERP};
 use object::read::elf::{FileHeader, ProgramHeader};
-use smolvm_protocol::{BOOT_MODULE_LIST, LATE_MODULE_LIST, MODULE_DIRECTORY, NETWORK_MODULE_LIST};
+use smolvm_protocol::{
+    BOOT_MODULE_LIST, LATE_MODULE_LIST, MODULE_DIRECTORY, NETWORK_MODULE_LIST, SOCKET_MODULE_LIST,
+};
 
 use crate::cache::{
     Artefact, ArtefactKind, Cache, CacheError, Inputs, Key, Staging, Stamp, io_error,
@@ -268,6 +270,7 @@ fn pack(staging: &Staging, kernel: &Kernel, agent: &[u8]) -> Result<(), Initramf
         (BOOT_MODULE_LIST, &kernel.boot_modules),
         (LATE_MODULE_LIST, &kernel.late_modules),
         (NETWORK_MODULE_LIST, &kernel.network_modules),
+        (SOCKET_MODULE_LIST, &kernel.socket_modules),
     ] {
         if modules.is_empty() {
             // An initramfs that comes before ours may bring modules and lists of its own.

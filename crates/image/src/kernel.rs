@@ -24,7 +24,7 @@ use crate::cache::{Artefact, ArtefactKind, Cache, CacheError, Inputs, Key, Stagi
 use crate::command::CommandError;
 use crate::digest::Digest;
 use crate::progress::{Progress, step};
-use modules::{BOOT_MODULES, LATE_MODULES, NETWORK_MODULES};
+use modules::{BOOT_MODULES, LATE_MODULES, NETWORK_MODULES, SOCKET_MODULES};
 pub(crate) use package::{APT_GET, DPKG_DEB};
 use package::{Candidate, Unpacked};
 
@@ -33,6 +33,7 @@ const IMAGE_FILE: &str = "vmlinux";
 pub(crate) const BOOT_LIST_FILE: &str = "boot.list";
 pub(crate) const LATE_LIST_FILE: &str = "late.list";
 pub(crate) const NETWORK_LIST_FILE: &str = "network.list";
+pub(crate) const SOCKET_LIST_FILE: &str = "sockets.list";
 
 /// Version of how an artefact is laid out and made; part of the key.
 const FORMAT: u32 = 1;
@@ -62,6 +63,8 @@ pub struct Kernel {
     pub late_modules: Vec<PathBuf>,
     /// Modules that only a guest with a network loads, in loading order.
     pub network_modules: Vec<PathBuf>,
+    /// Modules loaded when somebody asks whose a socket is, in loading order.
+    pub socket_modules: Vec<PathBuf>,
 }
 
 /// Why there is no kernel.
@@ -205,6 +208,7 @@ pub fn foreign_kernel(
         boot_modules: Vec::new(),
         late_modules: Vec::new(),
         network_modules: Vec::new(),
+        socket_modules: Vec::new(),
     })
 }
 
@@ -306,13 +310,15 @@ fn write_modules(unpacked: &Unpacked, output: &Path) -> Result<(), KernelError> 
     };
     let resolve = |wanted, loaded| unpacked.modules.resolve(wanted, loaded).map_err(error);
     let boot = resolve(BOOT_MODULES, &[])?;
-    // A guest may load these two in either order.
+    // A guest may load these in any order.
     let late = resolve(LATE_MODULES, &boot)?;
     let network = resolve(NETWORK_MODULES, &boot)?;
+    let sockets = resolve(SOCKET_MODULES, &boot)?;
     for (list, modules) in [
         (BOOT_LIST_FILE, &boot),
         (LATE_LIST_FILE, &late),
         (NETWORK_LIST_FILE, &network),
+        (SOCKET_LIST_FILE, &sockets),
     ] {
         let mut text = String::new();
         for module in modules {
@@ -329,7 +335,9 @@ fn write_modules(unpacked: &Unpacked, output: &Path) -> Result<(), KernelError> 
 
 /// The key says how kernels are made, not which: the newest one made this way is used.
 fn key() -> Key {
-    let recipe = format!("{FORMAT} {BOOT_MODULES:?} {LATE_MODULES:?} {NETWORK_MODULES:?}");
+    let recipe = format!(
+        "{FORMAT} {BOOT_MODULES:?} {LATE_MODULES:?} {NETWORK_MODULES:?} {SOCKET_MODULES:?}"
+    );
     let digest = Digest::of_bytes(recipe.as_bytes()).short();
     Key::new(ArtefactKind::Kernel, format!("debian-cloud-{digest}"))
 }
@@ -344,6 +352,7 @@ impl Kernel {
             boot_modules: listed_modules(artefact, BOOT_LIST_FILE)?,
             late_modules: listed_modules(artefact, LATE_LIST_FILE)?,
             network_modules: listed_modules(artefact, NETWORK_LIST_FILE)?,
+            socket_modules: listed_modules(artefact, SOCKET_LIST_FILE)?,
         })
     }
 }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::Verdict;
+use crate::{Cause, Verdict};
 
 /// One line of the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +15,10 @@ pub struct Record {
     pub time_unix_ms: u64,
     /// What happened.
     pub event: Event,
+    /// The command that a query or connection comes from, by the guest's word; absent where it is
+    /// not known. What happens to a connection later has none: it has the connection's number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<Cause>,
 }
 
 /// Something that happened. Names and other text of the guest's are bounded and printable.

@@ -1,25 +1,60 @@
 //! The log of a sandbox's network: JSON lines, written by a thread of their own.
 //!
 //! ```text
-//!   gateway's tasks --record()--> [ bounded queue ] --> writer's thread --> file
-//!                       \-- full: counted, and told as Event::Lost
+//!   gateway's tasks --record()--> [ bounded queue ] --> writer's thread --> [ held ] --> file
+//!                       \-- full: counted, and told as Event::Lost             |
+//!                                              first one's cause is known, or late
 //! ```
 //!
 //! A guest can cause events faster than a disk takes them. It must not stop the gateway, and what
 //! is missing must be told: so the queue is bounded, and each event has a number, whether it was
 //! kept or not.
+//!
+//! An event whose cause is being asked for is held, and all after it, so that they stay in their
+//! order. Holding takes no room from the queue, and ends early when there is much of it: whoever
+//! answers slowly, or not at all, loses causes and never events.
 
+use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use tokio::time::Instant;
+
+use crate::cause::AwaitedCause;
 use crate::{Event, Record};
 
 /// Events that wait for the writer, at most; about half a megabyte.
 const QUEUE_EVENTS: usize = 2048;
+
+/// Events that are held until a cause is known, at most; as much again.
+const HELD_EVENTS: usize = 2048;
+
+/// What the writer is told.
+#[derive(Debug)]
+enum Entry {
+    /// An event.
+    Event(Box<Held>),
+    /// A cause may be known.
+    LookAgain,
+}
+
+/// An event that is not written yet, with the cause that it waits for.
+#[derive(Debug)]
+struct Held {
+    record: Record,
+    cause: Option<AwaitedCause>,
+}
+
+impl Held {
+    /// Whether there is nothing to wait for.
+    fn is_settled(&self) -> bool {
+        self.cause.as_ref().is_none_or(AwaitedCause::is_settled)
+    }
+}
 
 /// The writer of one log, which ends when all sinks of the log are dropped.
 #[derive(Debug)]
@@ -34,12 +69,16 @@ impl EventLog {
     ///
     /// When no thread can be started.
     pub fn start(file: impl Write + Send + 'static) -> io::Result<(EventSink, Self)> {
-        let (queue, records) = sync_channel(QUEUE_EVENTS);
+        let (queue, entries) = sync_channel(QUEUE_EVENTS);
         let lost = Arc::new(AtomicU64::new(0));
-        let counted = Arc::clone(&lost);
+        let writer = Writer {
+            file,
+            lost: Arc::clone(&lost),
+            held: VecDeque::new(),
+        };
         let writer = std::thread::Builder::new()
             .name("network-log".to_owned())
-            .spawn(move || write(&records, file, &counted))?;
+            .spawn(move || writer.run(&entries))?;
         let sink = EventSink {
             queue,
             numbers: Arc::new(AtomicU64::new(0)),
@@ -60,7 +99,7 @@ impl EventLog {
 /// Where the parts of a gateway tell what happens. Never waits.
 #[derive(Clone, Debug)]
 pub struct EventSink {
-    queue: SyncSender<Record>,
+    queue: SyncSender<Entry>,
     numbers: Arc<AtomicU64>,
     lost: Arc<AtomicU64>,
 }
@@ -68,12 +107,31 @@ pub struct EventSink {
 impl EventSink {
     /// Records an event that happens now.
     pub fn record(&self, event: Event) {
+        self.enter(event, None);
+    }
+
+    /// Records an event that happens now, with a cause that may not be known yet.
+    pub(crate) fn record_caused(&self, event: Event, cause: AwaitedCause) {
+        self.enter(event, Some(cause));
+    }
+
+    /// Has causes looked for that are known by now.
+    pub(crate) fn look_again(&self) {
+        // A queue that is full has enough in it to be looked at for.
+        let _full = self.queue.try_send(Entry::LookAgain);
+    }
+
+    fn enter(&self, event: Event, cause: Option<AwaitedCause>) {
         let record = Record {
             sequence: self.numbers.fetch_add(1, Ordering::Relaxed),
             time_unix_ms: now_unix_ms(),
             event,
+            cause: None,
         };
-        match self.queue.try_send(record) {
+        match self
+            .queue
+            .try_send(Entry::Event(Box::new(Held { record, cause })))
+        {
             Ok(()) => {}
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
                 self.lost.fetch_add(1, Ordering::Relaxed);
@@ -83,14 +141,30 @@ impl EventSink {
 
     /// Returns a sink without a log, and what was recorded in it.
     #[cfg(test)]
-    pub(crate) fn for_test() -> (Self, Receiver<Record>) {
-        let (queue, records) = sync_channel(QUEUE_EVENTS);
+    pub(crate) fn for_test() -> (Self, Recorded) {
+        let (queue, entries) = sync_channel(QUEUE_EVENTS);
         let sink = Self {
             queue,
             numbers: Arc::default(),
             lost: Arc::default(),
         };
-        (sink, records)
+        (sink, Recorded(entries))
+    }
+}
+
+/// What a test's events were recorded in.
+#[cfg(test)]
+#[derive(Debug)]
+pub(crate) struct Recorded(Receiver<Entry>);
+
+#[cfg(test)]
+impl Recorded {
+    /// Returns the next event, if there is one.
+    pub(crate) fn next(&self) -> Option<Record> {
+        self.0.try_iter().find_map(|entry| match entry {
+            Entry::Event(held) => Some(held.record),
+            Entry::LookAgain => None,
+        })
     }
 }
 
@@ -102,25 +176,66 @@ fn now_unix_ms() -> u64 {
         })
 }
 
-fn write(records: &Receiver<Record>, mut file: impl Write, lost: &AtomicU64) {
-    while let Ok(record) = records.recv() {
+/// The thread that writes.
+struct Writer<W> {
+    file: W,
+    lost: Arc<AtomicU64>,
+    held: VecDeque<Box<Held>>,
+}
+
+impl<W: Write> Writer<W> {
+    /// Writes until all sinks are dropped.
+    fn run(mut self, entries: &Receiver<Entry>) {
+        while let Some(entry) = self.next(entries) {
+            if let Entry::Event(held) = entry {
+                self.held.push_back(held);
+            }
+            while let Some(first) = self.held.front()
+                && (first.is_settled() || self.held.len() > HELD_EVENTS)
+            {
+                self.write_first();
+            }
+        }
+        // Whoever could say more is gone.
+        while !self.held.is_empty() {
+            self.write_first();
+        }
+    }
+
+    /// Waits for the next entry, or until the first event held need not be held any more.
+    fn next(&self, entries: &Receiver<Entry>) -> Option<Entry> {
+        let Some(cause) = self.held.front().and_then(|first| first.cause.as_ref()) else {
+            return entries.recv().ok();
+        };
+        let patience = cause.deadline().saturating_duration_since(Instant::now());
+        match entries.recv_timeout(patience) {
+            Ok(entry) => Some(entry),
+            Err(RecvTimeoutError::Timeout) => Some(Entry::LookAgain),
+            Err(RecvTimeoutError::Disconnected) => None,
+        }
+    }
+
+    fn write_first(&mut self) {
+        let Some(first) = self.held.pop_front() else {
+            return;
+        };
+        let Held { mut record, cause } = *first;
+        record.cause = cause.and_then(|cause| cause.known());
         let mut lines = Vec::with_capacity(512);
-        let missing = lost.swap(0, Ordering::Relaxed);
+        let missing = self.lost.swap(0, Ordering::Relaxed);
         if missing > 0 {
-            line(
-                &mut lines,
-                &Record {
-                    sequence: record.sequence,
-                    time_unix_ms: record.time_unix_ms,
-                    event: Event::Lost { events: missing },
-                },
-            );
+            let lost = Record {
+                event: Event::Lost { events: missing },
+                cause: None,
+                ..record
+            };
+            line(&mut lines, &lost);
         }
         line(&mut lines, &record);
-        if let Err(error) = file.write_all(&lines) {
+        if let Err(error) = self.file.write_all(&lines) {
             // A full disk must not stop the network; what could not be written counts as lost.
             tracing::debug!(%error, "network event not written");
-            lost.fetch_add(missing + 1, Ordering::Relaxed);
+            self.lost.fetch_add(missing + 1, Ordering::Relaxed);
         }
     }
 }
@@ -134,7 +249,11 @@ fn line(lines: &mut Vec<u8>, record: &Record) {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::mpsc;
+
     use super::*;
+    use crate::cause::Causes;
+    use crate::{Cause, CauseQuestion, Protocol};
 
     fn query(number: usize) -> Event {
         Event::Dns {
@@ -173,6 +292,16 @@ mod tests {
         }
     }
 
+    /// Returns how many events are in a log, or told to be lost in it.
+    fn accounted(file: &Memory) -> usize {
+        let records = file.records().into_iter();
+        let counts = records.map(|record| match record.event {
+            Event::Lost { events } => usize::try_from(events).expect("small"),
+            _ => 1,
+        });
+        counts.sum()
+    }
+
     #[test]
     fn events_are_lines_in_their_order() {
         let file = Memory::default();
@@ -203,10 +332,84 @@ mod tests {
         let recorded = sink.numbers.load(Ordering::Relaxed);
         drop(sink);
         log.finish();
-        let accounted = file.records().into_iter().map(|record| match record.event {
-            Event::Lost { events } => events,
-            _ => 1,
-        });
-        assert_eq!(accounted.sum::<u64>(), recorded);
+        assert_eq!(u64::try_from(accounted(&file)), Ok(recorded));
+    }
+
+    /// Returns a log in memory, and the questions for the causes of its events.
+    fn log_with_causes() -> (
+        Memory,
+        EventLog,
+        EventSink,
+        Causes,
+        mpsc::Receiver<CauseQuestion>,
+    ) {
+        let file = Memory::default();
+        let (sink, log) = EventLog::start(file.clone()).expect("log");
+        let (questions, asked) = mpsc::channel(QUEUE_EVENTS * 4);
+        let causes = Causes::new(Some(questions), sink.clone());
+        (file, log, sink, causes, asked)
+    }
+
+    fn ask(causes: &Causes) -> AwaitedCause {
+        let end = ([172, 16, 0, 2], 40_000).into();
+        causes.ask(Protocol::Tcp, end, ([203, 0, 113, 7], 443).into())
+    }
+
+    fn curl() -> Cause {
+        Cause {
+            exec: 3,
+            pid: 211,
+            program: "curl".to_owned(),
+            job: None,
+            has_ended: false,
+        }
+    }
+
+    #[test]
+    fn event_has_the_cause_that_is_known_later_and_keeps_its_place() {
+        let (file, log, sink, causes, mut asked) = log_with_causes();
+        sink.record_caused(query(0), ask(&causes));
+        sink.record(query(1));
+        asked.try_recv().expect("asked").answer(curl());
+        drop((sink, causes));
+        log.finish();
+        let records = file.records();
+        let causes: Vec<Option<Cause>> = records.iter().map(|one| one.cause.clone()).collect();
+        assert_eq!(causes, [Some(curl()), None]);
+        assert_eq!(
+            [&records[0].event, &records[1].event],
+            [&query(0), &query(1)]
+        );
+    }
+
+    #[test]
+    fn events_wait_no_longer_for_a_question_that_was_dropped() {
+        let (file, log, sink, causes, mut asked) = log_with_causes();
+        sink.record_caused(query(0), ask(&causes));
+        drop(asked.try_recv().expect("asked"));
+        while file.records().is_empty() {
+            std::thread::yield_now();
+        }
+        assert_eq!(file.records()[0].cause, None);
+        drop((sink, causes));
+        log.finish();
+    }
+
+    #[test]
+    fn flood_whose_causes_nobody_tells_is_written_all_the_same() {
+        let (file, log, sink, causes, _asked) = log_with_causes();
+        let lost = Arc::clone(&sink.lost);
+        let mut recorded = 0;
+        while file.records().is_empty() {
+            for _ in 0..HELD_EVENTS {
+                sink.record_caused(query(recorded), ask(&causes));
+                recorded += 1;
+            }
+        }
+        drop((sink, causes));
+        log.finish();
+        // What was lost last has no event after it that would tell so.
+        let untold = usize::try_from(lost.load(Ordering::Relaxed)).expect("small");
+        assert_eq!(accounted(&file) + untold, recorded);
     }
 }

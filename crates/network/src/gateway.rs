@@ -45,7 +45,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::frame::{FrameReader, write_frames};
 use crate::throttle::Throttle;
-use crate::{EventSink, PeersConfig, PolicyHandle, UpstreamConfig};
+use crate::{CauseQuestion, EventSink, PeersConfig, PolicyHandle, UpstreamConfig};
 pub use content::ContentConfig;
 use context::Context;
 pub use from_peer::{Incoming, PeerDoor};
@@ -115,6 +115,8 @@ pub struct GatewayConfig {
     pub content: ContentConfig,
     /// Where everything is told.
     pub log: EventSink,
+    /// Where it is asked what causes events; without, no cause is known.
+    pub causes: Option<mpsc::Sender<CauseQuestion>>,
     /// How much may be used.
     pub limits: Limits,
     /// Its peers; absent where the sandbox is in no private network.

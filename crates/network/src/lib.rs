@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+mod cause;
 mod dns;
 mod event;
 mod event_log;
@@ -20,6 +21,7 @@ mod secrets;
 mod throttle;
 mod verdict;
 
+pub use cause::{AwaitedCause, Cause, CauseQuestion};
 pub use dns::{DnsTransport, Pins, Resolver, ResolverConfig, UpstreamConfig};
 pub use event::{Event, Protocol, Record};
 pub use event_log::{EventLog, EventSink};

@@ -5,7 +5,6 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, TryRecvError};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -22,10 +21,11 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
+use crate::event_log::Recorded;
 use crate::http::{
     BoxStream, Dial, GuestConnection, HttpProxy, RequestHead, RequestPolicy, Stream,
 };
-use crate::{Event, EventSink, Record, SecretSpec, Secrets, Verdict};
+use crate::{Event, EventSink, SecretSpec, Secrets, Verdict};
 
 pub(crate) type ServerBody = UnsyncBoxBody<Bytes, Infallible>;
 
@@ -74,7 +74,7 @@ pub(crate) async fn listen() -> (TcpListener, SocketAddr) {
 }
 
 /// Returns a proxy, and what it tells.
-pub(crate) fn proxy(secrets: Vec<SecretSpec>) -> (HttpProxy, Receiver<Record>) {
+pub(crate) fn proxy(secrets: Vec<SecretSpec>) -> (HttpProxy, Recorded) {
     let (events, records) = EventSink::for_test();
     let proxy = HttpProxy::new(Arc::new(PathPolicy), events, Secrets::new(secrets));
     (proxy, records)
@@ -84,7 +84,7 @@ pub(crate) fn proxy(secrets: Vec<SecretSpec>) -> (HttpProxy, Receiver<Record>) {
 pub(crate) async fn plain_gateway(
     server: SocketAddr,
     is_http2: bool,
-) -> (SocketAddr, Arc<Dialler>, Receiver<Record>) {
+) -> (SocketAddr, Arc<Dialler>, Recorded) {
     let (proxy, records) = proxy(Vec::new());
     let dialler = Dialler::new(server);
     let dial = Arc::clone(&dialler);
@@ -250,14 +250,13 @@ pub(crate) struct Told {
 const WAIT: Duration = Duration::from_secs(20);
 
 /// Waits for the event of a request, which may come just after its response.
-pub(crate) async fn told(records: &Receiver<Record>) -> Told {
+pub(crate) async fn told(records: &Recorded) -> Told {
     let start = Instant::now();
     let record = loop {
-        match records.try_recv() {
-            Ok(record) => break record,
-            Err(TryRecvError::Empty) if start.elapsed() < WAIT => tokio::task::yield_now().await,
-            Err(TryRecvError::Empty) => panic!("nothing was told in time"),
-            Err(TryRecvError::Disconnected) => panic!("nothing was told"),
+        match records.next() {
+            Some(record) => break record,
+            None if start.elapsed() < WAIT => tokio::task::yield_now().await,
+            None => panic!("nothing was told in time"),
         }
     };
     let Event::Request {

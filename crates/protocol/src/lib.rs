@@ -81,3 +81,7 @@ pub const LATE_MODULE_LIST: &str = "/modules/late.list";
 
 /// File of the initramfs that lists the modules loaded where the machine has a network device.
 pub const NETWORK_MODULE_LIST: &str = "/modules/network.list";
+
+/// File of the initramfs that lists the modules by which the kernel tells of its sockets, loaded when
+/// somebody asks about one.
+pub const SOCKET_MODULE_LIST: &str = "/modules/sockets.list";

@@ -7,7 +7,7 @@
 //! Guest paths, arguments and environment values are bytes, not text: Linux gives them no
 //! encoding.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -107,6 +107,9 @@ pub enum Request {
     /// Connects to a TCP port inside the guest. Answer: [`Event::Connected`]; after it the stream
     /// carries raw bytes both ways without frames, and each side's close is a half-close.
     Connect(Connect),
+    /// Tells which commands have opened sockets. The host sends one [`Socket`] after the other and
+    /// waits for the answer to each, an [`Event::Owner`], until it drops the stream.
+    FindOwners,
     /// Ends all processes, syncs and unmounts the file systems and powers the machine off.
     /// Answer: [`Event::Done`] once that has begun.
     Shutdown,
@@ -133,6 +136,10 @@ pub struct HostHello {
     /// ones. When absent, an earlier one stays.
     #[serde(default)]
     pub ca_certificate: Option<String>,
+    /// Environment variables of every command that is not given others of their names. When absent,
+    /// earlier ones stay.
+    #[serde(default)]
+    pub variables: Option<Vec<(String, String)>>,
 }
 
 /// Capability of an agent that does what [`HostHello::network`] and
@@ -210,7 +217,7 @@ pub struct Exec {
     /// What to run.
     pub command: Command,
     /// Environment variables set on top of the user's defaults (`HOME`, `USER`, `LOGNAME`,
-    /// `SHELL`, `PATH`, and `TERM` on a terminal).
+    /// `SHELL`, `PATH`, and `TERM` on a terminal) and on [`HostHello::variables`].
     #[serde(default)]
     pub environment: Vec<(ByteBuf, ByteBuf)>,
     /// Absolute working directory; the user's home when absent.
@@ -340,6 +347,47 @@ pub struct Connect {
     pub port: u16,
 }
 
+/// A socket of the guest's, as the host sees it: by what it carries, and both its ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Socket {
+    /// Its protocol.
+    pub protocol: SocketProtocol,
+    /// The guest's end.
+    pub source: SocketAddr,
+    /// The other one.
+    pub destination: SocketAddr,
+}
+
+/// Protocol of a [`Socket`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SocketProtocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// The command that opened a socket: one that the agent started, or something that it started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// Number of the command among those that the agent has started, from 1.
+    pub number: u64,
+    /// Its process ID in the guest.
+    pub pid: u32,
+    /// Name of the program, at most [`MAX_PROGRAM_CHARS`]. None of its arguments: they can be
+    /// secrets.
+    pub program: String,
+    /// The job that it is the command of.
+    #[serde(default)]
+    pub job: Option<String>,
+    /// Whether it has ended, and left behind what opened the socket or still has it.
+    pub has_ended: bool,
+}
+
+/// Longest name of a program in an [`Owner`], in characters.
+pub const MAX_PROGRAM_CHARS: usize = 64;
+
 /// What the agent answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -361,6 +409,8 @@ pub enum Event {
     Attributes(Attributes),
     /// How a job is.
     Job(JobStatus),
+    /// Whose a socket is; nobody's where it is not known.
+    Owner(Option<Owner>),
     /// Output that is not kept any more.
     Lost {
         /// How much.
@@ -621,6 +671,7 @@ mod tests {
                 max_processes: None,
                 network: None,
                 ca_certificate: None,
+                variables: None,
             }
         );
     }
@@ -649,9 +700,32 @@ mod tests {
                 hosts: vec![(Ipv4Addr::LOCALHOST.into(), "name".to_owned())],
             }),
             ca_certificate: Some("-----BEGIN CERTIFICATE-----".to_owned()),
+            variables: Some(vec![("KEY".to_owned(), "placeholder".to_owned())]),
         });
         let frame = Frame::message(&hello).expect("small");
         assert_eq!(frame.parse::<Request>().expect("own encoding"), hello);
+    }
+
+    #[test]
+    fn question_for_an_owner_and_its_answer_survive_the_wire() {
+        let socket = Socket {
+            protocol: SocketProtocol::Udp,
+            source: (Ipv6Addr::LOCALHOST, 40_000).into(),
+            destination: (Ipv4Addr::LOCALHOST, 53).into(),
+        };
+        let frame = Frame::message(&socket).expect("small");
+        assert_eq!(frame.parse::<Socket>().expect("own encoding"), socket);
+        let owner = Owner {
+            number: 7,
+            pid: 211,
+            program: "curl".to_owned(),
+            job: Some("build".to_owned()),
+            has_ended: false,
+        };
+        for event in [Event::Owner(Some(owner)), Event::Owner(None)] {
+            let frame = Frame::message(&event).expect("small");
+            assert_eq!(frame.parse::<Event>().expect("own encoding"), event);
+        }
     }
 
     #[test]

@@ -70,10 +70,10 @@ pub use record::RecordError;
 pub use sandbox::{CreateError, Sandbox, StartError, StartReport, Started};
 pub use secrets::{MAX_SECRETS, SecretGrant, SecretsError};
 pub use smolvm_network::{
-    Action as RuleAction, Event as NetworkEvent, HttpRule, HttpRuleError, Mode, NameError,
-    NamePattern, NetworkPolicy, PolicyError, PolicyTextError, Record as NetworkRecord, Rule,
-    RuleError, SecretError, SecretSpec, SettingsError, Verdict as NetworkVerdict,
-    from_internet_settings,
+    Action as RuleAction, Cause as NetworkCause, Event as NetworkEvent, HttpRule, HttpRuleError,
+    Mode, NameError, NamePattern, NetworkPolicy, PolicyError, PolicyTextError,
+    Record as NetworkRecord, Rule, RuleError, SecretError, SecretSpec, SettingsError,
+    Verdict as NetworkVerdict, from_internet_settings,
 };
 pub use smolvm_protocol::{control, message, probe};
 pub use spec::{

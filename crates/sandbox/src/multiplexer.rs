@@ -8,8 +8,8 @@ use std::task::{Context, Poll};
 
 use futures::{SinkExt as _, StreamExt as _};
 use smolvm_protocol::message::{
-    AgentHello, Event, GuestNetwork, HostHello, JobStatus, MAX_JOBS, NETWORK_CAPABILITY, Refusal,
-    Request,
+    AgentHello, Event, GuestNetwork, HostHello, JobStatus, MAX_JOBS, NETWORK_CAPABILITY, Owner,
+    Refusal, Request, Socket,
 };
 use smolvm_protocol::multiplex::{MAX_STREAMS, SESSION_WINDOW_BYTES};
 use smolvm_protocol::{Frame, FrameCodec, FrameError, GENERATION, OLDEST_GENERATION};
@@ -75,6 +75,8 @@ pub(crate) struct GuestSettings {
     pub(crate) network: Option<GuestNetwork>,
     /// The certificate authority, in PEM, that its programs are to trust.
     pub(crate) ca_certificate: Option<String>,
+    /// Environment variables that its commands have which are not given others.
+    pub(crate) variables: Option<Vec<(String, String)>>,
 }
 
 /// The way to the agent. Clones share one connection.
@@ -112,6 +114,7 @@ impl AgentSession {
             max_processes: settings.max_processes,
             network: settings.network,
             ca_certificate: settings.ca_certificate,
+            variables: settings.variables,
         });
         let hello = match self.ask(&request).await? {
             Event::Hello(hello) => hello,
@@ -150,6 +153,11 @@ impl AgentSession {
         }
     }
 
+    /// Opens a stream for questions which commands have opened sockets.
+    pub(crate) async fn find_owners(&self) -> Result<OwnerSearch, SessionError> {
+        Ok(OwnerSearch(self.request(&Request::FindOwners).await?))
+    }
+
     /// Asks the guest to shut down. Returns when that has begun.
     pub(crate) async fn shut_down(&self) -> Result<(), SessionError> {
         match self.ask(&Request::Shutdown).await? {
@@ -166,6 +174,22 @@ impl AgentSession {
         let mut stream = Framed::new(self.open().await?, FrameCodec);
         stream.send(Frame::message(request)?).await?;
         Ok(stream)
+    }
+}
+
+/// Questions which commands have opened sockets.
+#[derive(Debug)]
+pub(crate) struct OwnerSearch(Conversation);
+
+impl OwnerSearch {
+    /// Asks about one. A question that is dropped before it is answered leaves the search unusable.
+    pub(crate) async fn owner_of(&mut self, socket: Socket) -> Result<Option<Owner>, SessionError> {
+        self.0.send(Frame::message(&socket)?).await?;
+        match next_event(&mut self.0).await? {
+            Event::Owner(owner) => Ok(owner),
+            Event::Refused(refusal) => Err(SessionError::Refused(refusal)),
+            _ => Err(SessionError::Unexpected),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! Everything that can take long is prepared here, in the caller's process and with its progress:
 //! the kernel, the initramfs, the root image. What comes out is a [`SupervisorPlan`], plain data.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use crate::engine::fake::Script;
 use crate::engine::{Accelerator, BootPlan, EnginePlan};
 use crate::record::{RecordError, SandboxDir, read_json, write_json};
 use crate::{
-    EngineChoice, ErrorKind, Installation, Lifetime, PortForwards, SandboxId, SandboxSpec,
+    EngineChoice, ErrorKind, Installation, Lifetime, PortForwards, SandboxId, SandboxSpec, secrets,
 };
 
 /// Version of the saved plan.
@@ -50,6 +51,9 @@ pub struct SupervisorPlan {
     /// Ports that are exposed before the sandbox is said to be ready.
     #[serde(default)]
     pub port_forwards: PortForwards,
+    /// Environment variables of every command: placeholders of secrets.
+    #[serde(default)]
+    pub variables: BTreeMap<String, String>,
     /// The machine.
     pub boot: BootPlan,
 }
@@ -129,6 +133,7 @@ impl SupervisorPlan {
             max_lifetime_ms: spec.max_lifetime_ms,
             max_processes: spec.max_processes,
             port_forwards: spec.port_forwards.clone(),
+            variables: secrets::placeholders(spec),
             boot: BootPlan {
                 engine: EnginePlan::Fake(script),
                 kernel: PathBuf::new(),
@@ -209,6 +214,7 @@ pub(crate) async fn resolve(
         max_lifetime_ms: spec.max_lifetime_ms,
         max_processes: spec.max_processes,
         port_forwards: spec.port_forwards.clone(),
+        variables: secrets::placeholders(spec),
         boot: BootPlan {
             engine,
             kernel: files.kernel,

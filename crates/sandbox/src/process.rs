@@ -15,6 +15,7 @@ use command_fds::{CommandFdExt as _, FdMapping};
 use smolvm_protocol::probe::PROBE_DEADLINE_MS;
 use tokio::process::Child;
 
+use crate::SandboxSpec;
 use crate::installation::Installation;
 use crate::jail::JailPlan;
 use crate::record::SandboxDir;
@@ -48,9 +49,11 @@ pub(crate) struct InheritedFd {
 /// Starts the supervisor of the sandbox that `lock` is for.
 ///
 /// It gets `lease` as standard input, the lock, and its log for what it writes before it has
-/// opened that itself.
+/// opened that itself. Of this process's environment it does not get the variables of the sandbox's
+/// secrets: their values may be in them, and it lives longer than whoever set them.
 pub(crate) fn spawn_supervisor(
     installation: &Installation,
+    spec: &SandboxSpec,
     lock: &SandboxLock,
     lease: OwnedFd,
 ) -> io::Result<()> {
@@ -68,6 +71,9 @@ pub(crate) fn spawn_supervisor(
         .stdin(Stdio::from(lease))
         .stdout(Stdio::from(log.try_clone()?))
         .stderr(Stdio::from(log));
+    for secret in &spec.secrets {
+        command.env_remove(&secret.name);
+    }
     let lock_fd = OwnedFd::from(lock.file().try_clone()?);
     command
         .fd_mappings(vec![FdMapping {

@@ -442,7 +442,7 @@ impl Sandbox {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(spawn_error)?;
         ours.set_nonblocking(true).map_err(spawn_error)?;
         let ours = UnixStream::from_std(ours).map_err(spawn_error)?;
-        process::spawn_supervisor(&self.installation, &lock, OwnedFd::from(theirs))
+        process::spawn_supervisor(&self.installation, spec, &lock, OwnedFd::from(theirs))
             .map_err(spawn_error)?;
         // From here on the supervisor alone holds the lock.
         drop(lock);

@@ -11,10 +11,12 @@
 //! through it in one order, and it alone changes the state. [`ending`] says how a machine ended.
 //! Other tasks only carry bytes: [`lease`] speaks to the creating process, [`clients`] relays
 //! operations, [`forwards`] exposes ports, [`peers`] lets other members of its networks in,
-//! [`console`] keeps what the guest prints. [`log`] keeps what the supervisor says of itself.
+//! [`console`] keeps what the guest prints, [`causes`] asks the agent what causes events of the
+//! network. [`log`] keeps what the supervisor says of itself.
 //!
 //! A supervisor is a value, not a process: [`supervise`] runs until its sandbox has ended.
 
+mod causes;
 mod clients;
 mod console;
 mod deadlines;

@@ -16,7 +16,8 @@ use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::CNAME;
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use smolvm_network::{
-    DnsTransport, Mode, NetworkPolicy, Pins, PolicyHandle, Resolver, ResolverConfig, UpstreamConfig,
+    AwaitedCause, DnsTransport, Mode, NetworkPolicy, Pins, PolicyHandle, Resolver, ResolverConfig,
+    UpstreamConfig,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, UdpSocket};
@@ -63,7 +64,9 @@ pub fn run(input: &[u8]) {
         let resolver = resolver(server, pins.clone());
         let query = seeds::dns_query(NAME, record_type);
         for transport in [DnsTransport::Udp, DnsTransport::Tcp] {
-            let told = resolver.answer(&query, transport, &[]).await;
+            let told = resolver
+                .answer(&query, transport, &[], &AwaitedCause::unknown())
+                .await;
             check(&told.expect("a query is answered"), record_type);
         }
         for address in WITHHELD {
@@ -131,6 +134,7 @@ fn resolver(server: SocketAddr, pins: Pins) -> Resolver {
         upstream: UpstreamConfig::Servers(vec![server]),
         host: Vec::new(),
         gateway: Vec::new(),
+        guest: Vec::new(),
         has_ipv6: true,
     };
     let policy = NetworkPolicy::new(Mode::Open, Vec::new()).expect("no rules");

@@ -6,7 +6,8 @@
 use hickory_proto::op::{Message, MessageType};
 use hickory_proto::rr::{RData, RecordType};
 use smolvm_network::{
-    DnsTransport, Mode, NetworkPolicy, Pins, PolicyHandle, Resolver, ResolverConfig, UpstreamConfig,
+    AwaitedCause, DnsTransport, Mode, NetworkPolicy, Pins, PolicyHandle, Resolver, ResolverConfig,
+    UpstreamConfig,
 };
 
 use crate::{runtime, seeds};
@@ -25,8 +26,12 @@ const GATEWAY: &str = "10.0.2.1";
 pub fn run(input: &[u8]) {
     let resolver = resolver();
     runtime::without_sockets(async {
-        let in_datagram = resolver.answer(input, DnsTransport::Udp, &[]).await;
-        let in_stream = resolver.answer(input, DnsTransport::Tcp, &[]).await;
+        let in_datagram = resolver
+            .answer(input, DnsTransport::Udp, &[], &AwaitedCause::unknown())
+            .await;
+        let in_stream = resolver
+            .answer(input, DnsTransport::Tcp, &[], &AwaitedCause::unknown())
+            .await;
         assert_eq!(in_datagram.is_some(), in_stream.is_some());
         if let Some(answer) = in_datagram {
             assert!(answer.len() <= MAX_UDP_BYTES, "{} bytes", answer.len());
@@ -43,6 +48,7 @@ fn resolver() -> Resolver {
         upstream: UpstreamConfig::Servers(Vec::new()),
         host: vec![HOST.parse().expect("an address")],
         gateway: vec![GATEWAY.parse().expect("an address")],
+        guest: Vec::new(),
         has_ipv6: true,
     };
     let rules = ["allow *.example.com", "allow host.smolvm.internal:80"];

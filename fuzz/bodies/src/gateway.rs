@@ -64,6 +64,8 @@ impl Link {
                 upstream: UpstreamConfig::Servers(Vec::new()),
                 content: ContentConfig::default(),
                 log: runtime::events(),
+                causes: None,
+                peers: None,
                 limits: Limits {
                     max_flows: 16,
                     ..Limits::default()

@@ -2,6 +2,7 @@
 //! ([`smolvm_tests::lab`]). One module per theme; a guest boots once for the steps of a test.
 
 mod attackers;
+mod causes;
 mod guest;
 mod lab;
 mod live;

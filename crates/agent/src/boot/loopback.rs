@@ -1,7 +1,7 @@
 //! Switches the loopback interface on; the kernel then gives it 127.0.0.1 and ::1 itself.
 
 use super::console;
-use crate::netlink::RouteSocket;
+use crate::netlink::routes::RouteSocket;
 
 /// Number of the loopback interface: the first of every network namespace
 /// (linux/netdevice.h, `LOOPBACK_IFINDEX`).

@@ -6,7 +6,9 @@ use std::path::Path;
 use std::thread::{self, JoinHandle};
 
 use rustix::io::Errno;
-use smolvm_protocol::{BOOT_MODULE_LIST, MODULE_DIRECTORY, NETWORK_MODULE_LIST};
+use smolvm_protocol::{
+    BOOT_MODULE_LIST, MODULE_DIRECTORY, NETWORK_MODULE_LIST, SOCKET_MODULE_LIST,
+};
 
 use super::console;
 
@@ -68,6 +70,14 @@ impl NetworkDriver {
         // The hook has reported a panic; the interface is missed by its address.
         let _ = self.0.join();
     }
+}
+
+/// Opens the modules by which the kernel tells of its sockets, if the machine has a network device:
+/// without one, nobody asks.
+///
+/// Preconditions: as for [`NetworkDriver::load`].
+pub(crate) fn open_socket_modules() -> Option<HeldModules> {
+    has_network_device().then(|| HeldModules::open(SOCKET_MODULE_LIST))
 }
 
 /// Device type of a network card, as sysfs shows it (Virtio 1.2 §5, "Device Types").

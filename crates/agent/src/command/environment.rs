@@ -6,7 +6,6 @@ use serde_bytes::ByteBuf;
 use smolvm_protocol::message::Refusal;
 
 use super::users::Account;
-use crate::network::trust;
 use crate::refusal;
 
 /// Where programs are looked for, as Debian's login has it for root (login.defs(5), ENV_SUPATH).
@@ -23,13 +22,11 @@ const DEFAULT_TERMINAL: &[u8] = b"xterm-256color";
 pub(super) struct Variables(Vec<(Vec<u8>, Vec<u8>)>);
 
 impl Variables {
-    /// Returns the defaults of `account` with `given` on top. With `trusts_gateway` they make
-    /// programs trust the certificate authority of the host's gateway.
+    /// Returns the defaults of `account` with `given` on top.
     pub(super) fn new(
         account: &Account,
         has_terminal: bool,
-        trusts_gateway: bool,
-        given: Vec<(ByteBuf, ByteBuf)>,
+        given: impl Iterator<Item = (ByteBuf, ByteBuf)>,
     ) -> Result<Self, Refusal> {
         let mut variables = Self(Vec::new());
         variables.set(b"HOME", &account.home);
@@ -40,11 +37,6 @@ impl Variables {
         variables.set(b"LANG", DEFAULT_LANGUAGE);
         if has_terminal {
             variables.set(b"TERM", DEFAULT_TERMINAL);
-        }
-        if trusts_gateway {
-            for (name, value) in trust::VARIABLES {
-                variables.set(name, value);
-            }
         }
         for (name, value) in given {
             if name.is_empty() || name.contains(&b'=') {

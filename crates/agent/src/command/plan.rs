@@ -4,6 +4,7 @@ use std::ffi::{CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use serde_bytes::ByteBuf;
 use smolvm_protocol::message::{Command, Exec, Refusal};
 
 use super::environment::Variables;
@@ -25,8 +26,7 @@ pub(crate) struct CommandPlan {
 }
 
 impl CommandPlan {
-    /// Resolves `exec` against the guest's accounts, for a guest that trusts the certificate
-    /// authority of the host's gateway or has none to trust. Blocks.
+    /// Resolves `exec` against the guest's accounts and the variables that all commands have. Blocks.
     ///
     /// # Errors
     ///
@@ -34,15 +34,15 @@ impl CommandPlan {
     pub(crate) fn resolve(
         exec: &Exec,
         accounts: &AccountFiles,
-        trusts_gateway: bool,
+        common: Vec<(ByteBuf, ByteBuf)>,
     ) -> Result<Self, Refusal> {
         let mut account = accounts.find(exec.user.as_deref())?;
         if !Path::new(OsStr::from_bytes(&account.shell)).exists() {
             account.shell = FALLBACK_SHELL.to_vec();
         }
         let has_terminal = exec.terminal.is_some();
-        let given = exec.environment.clone();
-        let variables = Variables::new(&account, has_terminal, trusts_gateway, given)?;
+        let given = common.into_iter().chain(exec.environment.iter().cloned());
+        let variables = Variables::new(&account, has_terminal, given)?;
         let (program, arguments) = command_line(&exec.command, &account)?;
         let programs = candidates(&program, variables.get(b"PATH").unwrap_or(b""))?;
         let (directory, fallback_directory) = match &exec.working_directory {

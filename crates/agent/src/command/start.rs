@@ -13,7 +13,9 @@ use rustix::pipe::PipeFlags;
 use rustix::process::Pid;
 use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
-use smolvm_protocol::message::{Exec, Limits, Refusal, RefusalCode, TerminalSize};
+use smolvm_protocol::message::{
+    Exec, Limits, MAX_PROGRAM_CHARS, Refusal, RefusalCode, TerminalSize,
+};
 
 use super::plan::CommandPlan;
 use super::users::AccountFiles;
@@ -47,23 +49,25 @@ pub(crate) enum HostEnds {
     Terminal(OwnedFd),
 }
 
-/// Resolves and starts what `exec` asks for. Blocks until the program is executed.
+/// Resolves and starts what `exec` asks for, as the command of `job` where it is one. Blocks until
+/// the program is executed.
 ///
 /// # Errors
 ///
 /// When a value is not legal, something named does not exist, or the kernel refuses.
 pub(crate) fn start(
     exec: &Exec,
+    job: Option<String>,
     environment: &Environment,
 ) -> Result<(RunningCommand, HostEnds), Refusal> {
-    let plan = CommandPlan::resolve(exec, &AccountFiles::read(), environment.trusts_gateway())?;
+    let plan = CommandPlan::resolve(exec, &AccountFiles::read(), environment.variables())?;
     let no_descriptors = |error: Errno| refusal::about("command", &error.into());
     let (ends, stdio) = match exec.terminal {
         Some(size) => terminal(size, &plan),
         None => pipes(exec.stdin),
     }
     .map_err(no_descriptors)?;
-    let running = start_on(exec, plan, stdio, environment)?;
+    let running = start_on(exec, job, plan, stdio, environment)?;
     Ok((running, ends))
 }
 
@@ -75,6 +79,7 @@ pub(crate) fn start(
 /// When something named does not exist, or the kernel refuses.
 pub(crate) fn start_on(
     exec: &Exec,
+    job: Option<String>,
     plan: CommandPlan,
     stdio: [OwnedFd; 3],
     environment: &Environment,
@@ -98,12 +103,27 @@ pub(crate) fn start_on(
         .reaper
         .start(&plan, cgroup.as_ref().map(AsFd::as_fd))
         .map_err(|error| spawn_refusal(&error, &plan))?;
-    Ok(RunningCommand {
+    let running = RunningCommand {
         child,
         started,
         cgroup,
         has_ended: false,
-    })
+    };
+    if let Some(cgroup) = &running.cgroup {
+        cgroup.note_command(running.pid(), program_name(&plan), job);
+    }
+    Ok(running)
+}
+
+/// Returns the name by which people are told of a command.
+fn program_name(plan: &SpawnPlan) -> String {
+    let path = plan
+        .arguments
+        .first()
+        .map_or(&b""[..], |name| name.as_bytes());
+    let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or(path);
+    let name = String::from_utf8_lossy(name);
+    name.chars().take(MAX_PROGRAM_CHARS).collect()
 }
 
 /// Makes the cgroup of a command that may use what `limits` say.

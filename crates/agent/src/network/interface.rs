@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use smolvm_protocol::message::GuestNetwork;
 
 use super::NetworkError;
-use crate::netlink::{Assigned, RouteSocket};
+use crate::netlink::routes::{Assigned, RouteSocket};
 
 /// What the kernel must not do by itself on the interface, with the value that stops it (Linux
 /// Documentation/networking/ip-sysctl.rst): wait for others who may have its address, and take

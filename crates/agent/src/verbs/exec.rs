@@ -27,7 +27,7 @@ pub(super) async fn run(
     environment: &Arc<Environment>,
 ) -> Result<(), Failure> {
     let time_up = time_up(&exec);
-    let (running, ends) = start(exec, environment).await?;
+    let (running, ends) = start(exec, None, environment).await?;
     host.outgoing
         .send_event(&Event::Started { pid: running.pid() })
         .await?;
@@ -47,13 +47,14 @@ pub(super) fn time_up(exec: &Exec) -> Instant {
             .min(NEVER)
 }
 
-/// Starts a command, giving up when the kernel takes too long.
+/// Starts a command, that of `job` where it is one, giving up when the kernel takes too long.
 pub(super) async fn start(
     exec: Exec,
+    job: Option<String>,
     environment: &Arc<Environment>,
 ) -> Result<(RunningCommand, HostEnds), Failure> {
     let environment = Arc::clone(environment);
-    let work = tokio::task::spawn_blocking(move || start::start(&exec, &environment));
+    let work = tokio::task::spawn_blocking(move || start::start(&exec, job, &environment));
     match tokio::time::timeout(START_DEADLINE, work).await {
         Ok(Ok(result)) => Ok(result?),
         // The panic hook has reported it.

@@ -1,5 +1,5 @@
 //! Opens the session: generations are compared, the guest's clock is set, its commands are
-//! limited and its network is set up.
+//! limited and get their variables, and its network is set up.
 
 use std::sync::Arc;
 
@@ -37,6 +37,9 @@ pub(super) async fn run(
     }
     if let Some(count) = hello.max_processes {
         limit_processes(count, environment)?;
+    }
+    if let Some(variables) = &hello.variables {
+        environment.set_variables(variables.clone());
     }
     if hello.network.is_some() || hello.ca_certificate.is_some() {
         set_up_network(hello, environment).await?;

@@ -7,6 +7,7 @@
 mod attach_job;
 mod connect;
 mod exec;
+mod find_owners;
 mod hello;
 mod list;
 mod list_jobs;
@@ -33,7 +34,7 @@ use crate::refusal;
 use crate::session::Environment;
 
 /// Names of the operations as they are on the wire.
-const REQUEST_NAMES: [&str; 17] = [
+const REQUEST_NAMES: [&str; 18] = [
     "hello",
     "exec",
     "read_file",
@@ -50,6 +51,7 @@ const REQUEST_NAMES: [&str; 17] = [
     "list_jobs",
     "remove_job",
     "connect",
+    "find_owners",
     "shutdown",
 ];
 
@@ -108,6 +110,7 @@ async fn run(
         Request::ListJobs => list_jobs::run(host, environment).await,
         Request::RemoveJob { id } => remove_job::run(host, &id, environment).await,
         Request::Connect(target) => return connect::run(conversation, &target).await,
+        Request::FindOwners => find_owners::run(host, environment).await,
         Request::Shutdown => shutdown::run(host, environment).await,
     };
     match result {

@@ -17,7 +17,7 @@ pub(super) async fn run(
     let place = environment.jobs.reserve(&job.id, job.buffer_bytes)?;
     let takes_input = job.exec.stdin || job.exec.terminal.is_some();
     let time_up = exec::time_up(&job.exec);
-    let (running, ends) = exec::start(job.exec, environment).await?;
+    let (running, ends) = exec::start(job.exec, Some(job.id), environment).await?;
     let job = place.run(JobCommand {
         running,
         ends,

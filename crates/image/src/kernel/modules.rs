@@ -32,6 +32,9 @@ pub(super) const LATE_MODULES: &[&str] = &["button", "evdev", "virtio_rng", "fus
 /// What only a guest with a network needs.
 pub(super) const NETWORK_MODULES: &[&str] = &["virtio_net"];
 
+/// What tells whose a TCP or UDP socket is, loaded when that is first asked (sock_diag(7)).
+pub(super) const SOCKET_MODULES: &[&str] = &["tcp_diag", "udp_diag"];
+
 /// Why the modules of a kernel are not usable.
 #[derive(Debug, thiserror::Error)]
 pub enum ModuleError {

@@ -288,7 +288,7 @@ fn kernel_package(directory: &TempDir, modules: &[&str]) -> Option<PathBuf> {
 #[test]
 fn a_package_becomes_a_kernel_with_its_modules() {
     let directory = tempfile::tempdir().unwrap();
-    let lists = [BOOT_MODULES, LATE_MODULES, NETWORK_MODULES];
+    let lists = [BOOT_MODULES, LATE_MODULES, NETWORK_MODULES, SOCKET_MODULES];
     let modules = lists.concat();
     let Some(deb) = kernel_package(&directory, &modules) else {
         return;
@@ -302,6 +302,7 @@ fn a_package_becomes_a_kernel_with_its_modules() {
     assert_eq!(kernel.boot_modules.len(), BOOT_MODULES.len());
     assert_eq!(kernel.late_modules.len(), LATE_MODULES.len());
     assert_eq!(kernel.network_modules.len(), NETWORK_MODULES.len());
+    assert_eq!(kernel.socket_modules.len(), SOCKET_MODULES.len());
     assert_eq!(prepared_kernel(&cache, &NoProgress).unwrap(), Some(kernel));
 }
 

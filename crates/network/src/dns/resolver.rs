@@ -13,7 +13,10 @@ use super::question::{NoQuestion, Question};
 use super::upstream::{Upstream, UpstreamConfig};
 use crate::peer::{Peers, Resolved};
 use crate::policy::{Decider, PolicyHandle};
-use crate::{Event, EventSink, GATEWAY_NAME, HOST_NAME, Name, PeerName, RESERVED_DOMAIN, Verdict};
+use crate::{
+    AwaitedCause, Event, EventSink, GATEWAY_NAME, HOST_NAME, Name, PeerName, RESERVED_DOMAIN,
+    Verdict,
+};
 
 /// Seconds for which the gateway's own names are valid; they change only with the gateway.
 const OWN_TTL_SECONDS: u32 = 60;
@@ -107,8 +110,8 @@ impl Resolver {
         self
     }
 
-    /// Answers a query of the guest's, and records it. `own` are the addresses of the host's
-    /// interfaces.
+    /// Answers a query of the guest's, and records it with its cause. `own` are the addresses of the
+    /// host's interfaces.
     ///
     /// Returns nothing when the bytes are no query that could be answered. Takes at most 5 s.
     pub async fn answer(
@@ -116,18 +119,20 @@ impl Resolver {
         query: &[u8],
         transport: DnsTransport,
         own: &[IpAddr],
+        cause: &AwaitedCause,
     ) -> Option<Vec<u8>> {
         let question = match Question::parse(query) {
             Ok(question) => question,
             Err(NoQuestion::Ignored) => return None,
             Err(NoQuestion::Refused { id, code }) => {
-                self.events.record(unreadable(code));
+                self.events.record_caused(unreadable(code), cause.clone());
                 return answer::bare(id, code);
             }
         };
         let reply = self.reply(&question, own).await;
         self.pin(&question, &reply.answer);
-        self.events.record(event(&question, &reply));
+        self.events
+            .record_caused(event(&question, &reply), cause.clone());
         reply.answer.into_bytes(&question, transport)
     }
 

@@ -3,7 +3,6 @@
 mod server;
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
@@ -13,15 +12,16 @@ use proptest::prelude::*;
 
 use self::server::Server;
 use super::*;
+use crate::event_log::Recorded;
 use crate::policy::{Mode, NetworkPolicy, PolicyHandle};
-use crate::{Event, EventSink, Name, Record, Verdict};
+use crate::{AwaitedCause, Event, EventSink, Name, Record, Verdict};
 
 /// A resolver as a gateway has it, and what can be seen of it.
 struct Fixture {
     resolver: Resolver,
     policy: PolicyHandle,
     pins: Pins,
-    events: Receiver<Record>,
+    events: Recorded,
 }
 
 fn policy(mode: Mode, rules: &[&str]) -> NetworkPolicy {
@@ -71,12 +71,15 @@ impl Fixture {
 
     async fn send(&self, query: &Message, transport: DnsTransport) -> Option<Message> {
         let bytes = query.to_vec().expect("written");
-        let answer = self.resolver.answer(&bytes, transport, &[]).await?;
+        let answer = self
+            .resolver
+            .answer(&bytes, transport, &[], &AwaitedCause::unknown())
+            .await?;
         Some(Message::from_vec(&answer).expect("readable"))
     }
 
     fn event(&self) -> Event {
-        self.events.try_recv().expect("an event").event
+        self.events.next().expect("an event").event
     }
 
     /// Returns the names pinned to an address, and when they end.
@@ -347,7 +350,10 @@ mod refusals {
         let bytes = query("good.example.", RecordType::A)
             .to_vec()
             .expect("written");
-        let answer = fixture.resolver.answer(&bytes, DnsTransport::Udp, &own);
+        let unknown = AwaitedCause::unknown();
+        let answer = fixture
+            .resolver
+            .answer(&bytes, DnsTransport::Udp, &own, &unknown);
         let answer = Message::from_vec(&answer.await.expect("answered")).expect("readable");
         assert_eq!(answer.metadata.response_code, ResponseCode::Refused);
     }
@@ -502,7 +508,12 @@ mod bad_upstream {
         );
         let busy = "SERVFAIL: more than 128 questions at once";
         let is_busy = |record: &Record| matches!(&record.event, Event::Dns { outcome, .. } if outcome == busy);
-        assert_eq!(fixture.events.try_iter().filter(is_busy).count(), 200 - 128);
+        assert_eq!(
+            std::iter::from_fn(|| fixture.events.next())
+                .filter(is_busy)
+                .count(),
+            200 - 128
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -547,10 +558,15 @@ mod hostile_bytes {
     #[tokio::test]
     async fn what_is_no_query_is_ignored_or_refused() {
         let fixture = Fixture::new(Vec::new(), Mode::Open, &[]);
-        let resolver = &fixture.resolver;
-        assert_eq!(resolver.answer(&[], DnsTransport::Udp, &[]).await, None);
+        let (resolver, unknown) = (&fixture.resolver, AwaitedCause::unknown());
         assert_eq!(
-            resolver.answer(&[0; 11], DnsTransport::Udp, &[]).await,
+            resolver.answer(&[], DnsTransport::Udp, &[], &unknown).await,
+            None
+        );
+        assert_eq!(
+            resolver
+                .answer(&[0; 11], DnsTransport::Udp, &[], &unknown)
+                .await,
             None
         );
         let mut response = query("good.example.", RecordType::A);
@@ -579,7 +595,13 @@ mod hostile_bytes {
             .build()
             .expect("runtime");
         let fixture = Fixture::new(Vec::new(), Mode::Open, &[]);
-        let answer = runtime.block_on(fixture.resolver.answer(bytes, DnsTransport::Udp, &[]));
+        let unknown = AwaitedCause::unknown();
+        let answer = runtime.block_on(fixture.resolver.answer(
+            bytes,
+            DnsTransport::Udp,
+            &[],
+            &unknown,
+        ));
         if let Some(answer) = answer {
             assert!(answer.len() <= 1232);
             assert_eq!(answer.first_chunk::<2>(), bytes.first_chunk::<2>());

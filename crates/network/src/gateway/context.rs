@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::outgoing::Outgoing;
 use super::{ContentConfig, GatewayConfig, Limits, LinkConfig};
+use crate::cause::Causes;
 use crate::peer::{Peer, Peers};
 use crate::throttle::Throttle;
 use crate::{
@@ -29,6 +30,7 @@ pub(crate) struct Context {
     pub(crate) link: LinkConfig,
     pub(crate) resolver: Resolver,
     pub(crate) log: EventSink,
+    pub(crate) causes: Causes,
     pub(crate) limits: Limits,
     pub(crate) content: ContentConfig,
     /// Bytes from the guest.
@@ -67,6 +69,7 @@ impl Context {
             content: config.content,
             resolver: resolver.with_peers(peers.clone()),
             peers,
+            causes: Causes::new(config.causes, log.clone()),
             log,
             upload: Throttle::new(config.limits.upload_bytes_per_second),
             queries: Throttle::new(Some(config.limits.dns_queries_per_second.into())),

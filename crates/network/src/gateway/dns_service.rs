@@ -11,7 +11,7 @@ use super::context::Context;
 use super::flow::{Flow, Outcome, Totals};
 use super::packet::Packet;
 use super::tcp;
-use crate::DnsTransport;
+use crate::{DnsTransport, Protocol};
 
 /// How long a connection may be silent; clients that keep one open ask again soon (RFC 7766 §6.2.3
 /// recommends seconds).
@@ -25,11 +25,14 @@ const PIPE_BYTES: usize = 8 * 1024;
 
 /// Answers a query that came in a datagram.
 pub(crate) async fn datagram(context: Arc<Context>, packet: Packet, query: bytes::Bytes) {
+    let cause = context
+        .causes
+        .ask(Protocol::Udp, packet.source, packet.destination);
     let own = context.own_addresses();
     let answer = context
         .resolver
-        .answer(&query, DnsTransport::Udp, &own)
-        .await;
+        .answer(&query, DnsTransport::Udp, &own, &cause);
+    let (answer, ()) = tokio::join!(answer, cause.held());
     if let Some(answer) = answer {
         let outgoing = &context.outgoing;
         outgoing.offer(outgoing.datagram(packet.destination, packet.source, &answer));
@@ -44,19 +47,20 @@ pub(crate) async fn connection(
 ) -> Outcome {
     let mut relay = tcp::relay(flow, packets);
     let (mut ours, theirs) = tokio::io::duplex(PIPE_BYTES);
-    let (end, ()) = tokio::join!(relay.run(&mut ours), serve(&flow.context, theirs));
+    let (end, ()) = tokio::join!(relay.run(&mut ours), serve(flow, theirs));
     totals.sent_bytes = relay.sent_bytes;
     totals.received_bytes = relay.received_bytes;
     tcp::describe(&end)
 }
 
-async fn serve(context: &Context, mut stream: DuplexStream) {
+async fn serve(flow: &Flow, mut stream: DuplexStream) {
+    let context = &flow.context;
     // A client that goes, is silent for long or sends what is no query has its stream dropped.
     while let Ok(Some(query)) = timeout(IDLE, read_query(&mut stream)).await {
         let own = context.own_addresses();
         let answer = context
             .resolver
-            .answer(&query, DnsTransport::Tcp, &own)
+            .answer(&query, DnsTransport::Tcp, &own, &flow.cause)
             .await;
         let Some(answer) = answer else {
             return;

@@ -12,7 +12,7 @@ use super::outgoing::{Outgoing, Unreachable};
 use super::packet::Packet;
 use super::{dns_service, echo, tcp, to_peer, udp};
 use crate::peer::Peer;
-use crate::{Decision, Destination, Event, Name, Protocol, Verdict};
+use crate::{AwaitedCause, Decision, Destination, Event, Name, Protocol, Verdict};
 
 /// How long after its last packet a flow that is refused is remembered as such.
 const REFUSAL_MEMORY: Duration = Duration::from_secs(30);
@@ -56,6 +56,8 @@ pub(crate) struct Flow {
     /// What the guest knew the destination by when it opened the flow, or a peer's names.
     pub(crate) names: Vec<Name>,
     pub(crate) far: Far,
+    /// The command that opened it, which is being asked for.
+    pub(crate) cause: AwaitedCause,
     pub(crate) context: Arc<Context>,
 }
 
@@ -178,7 +180,7 @@ pub(crate) async fn serve(flow: Flow, mut packets: mpsc::Receiver<Packet>) {
         destination,
     } = flow.key;
     let decision = flow.judge();
-    flow.context.log.record(Event::Connection {
+    let event = Event::Connection {
         connection: flow.number,
         protocol,
         source,
@@ -186,8 +188,10 @@ pub(crate) async fn serve(flow: Flow, mut packets: mpsc::Receiver<Packet>) {
         name: flow.names.first().map(|name| name.as_str().to_owned()),
         peer: flow.far.peer_name(),
         verdict: decision.verdict().clone(),
-    });
+    };
+    flow.context.log.record_caused(event, flow.cause.clone());
     if let Decision::Denied(_) = decision {
+        flow.cause.held().await;
         return refuse(&flow, &mut packets, Unreachable::Prohibited).await;
     }
     let mut totals = Totals::default();

@@ -23,7 +23,7 @@ use super::packet::{Content, DropReason, Packet};
 use super::{dns_service, echo};
 use crate::frame::{ETHERNET_BYTES, FrameReader};
 use crate::peer::Peer;
-use crate::{Event, Protocol};
+use crate::{AwaitedCause, Event, Protocol};
 
 /// Packets that wait for one flow, at most. More are lost, as on any link; TCP sends them again.
 const FLOW_QUEUE: usize = 64;
@@ -247,6 +247,10 @@ impl Router {
                 None => self.context.names_of(key.destination.ip()),
             },
             far: peer.map_or(Far::Host, Far::To),
+            cause: self
+                .context
+                .causes
+                .ask(key.protocol, key.source, key.destination),
             context: Arc::clone(&self.context),
         };
         self.flows.insert(key, FlowEntry { number, packets });
@@ -283,6 +287,7 @@ impl Router {
             key,
             names: peer.name.dns_names(),
             far: Far::From(peer),
+            cause: AwaitedCause::unknown(),
             context: Arc::clone(&self.context),
         };
         self.flows.insert(key, FlowEntry { number, packets });

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::Receiver;
 
 use bytes::Bytes;
 use futures::stream;
@@ -19,10 +18,11 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::client::TlsStream;
 
 use super::*;
+use crate::event_log::Recorded;
 use crate::loopback::{
     Dialler, ServerBody, Told, echo, gateway, listen, proxy, server, told, whole,
 };
-use crate::{Inspector, Name, NamePattern, Record, SecretSpec, Shown};
+use crate::{Inspector, Name, NamePattern, SecretSpec, Shown};
 
 const VALUE: &str = "sk-live-0123456789";
 
@@ -65,7 +65,7 @@ fn server_tls(host: &str, alpn: &[&[u8]]) -> (TlsAcceptor, CertificateDer<'stati
 struct Setup {
     gateway: SocketAddr,
     dialler: Arc<Dialler>,
-    records: Receiver<Record>,
+    records: Recorded,
     /// The certificate that the guest trusts.
     authority: String,
     secret: SecretSpec,

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use network::Network;
 use smoltcp::socket::tcp::State;
 use smoltcp::socket::udp;
-use smolvm_network::Limits;
+use smolvm_network::{Cause, Event, Limits, Record};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
@@ -277,5 +277,53 @@ async fn pings_come_back_or_are_told_to_be_impossible() {
             reason.starts_with("the host cannot send pings: "),
             "{reason}"
         );
+    }
+}
+
+#[tokio::test]
+async fn connection_does_not_wait_for_its_cause_and_its_record_does() {
+    let server = echo_server().await;
+    let (mut network, mut asked) = Network::asking("restricted", &[LOOPBACK]);
+    assert_eq!(network.guest.connected(server).await, State::Established);
+    let question = asked.try_recv().expect("asked");
+    assert_eq!(question.destination, server);
+    question.answer(curl());
+    let cause = network.recorded(connection_cause).await;
+    assert_eq!(cause, Some(curl()));
+}
+
+#[tokio::test]
+async fn refusal_waits_until_it_is_known_who_was_refused() {
+    let denied = nobody().await;
+    let (mut network, mut asked) = Network::asking("restricted", &[]);
+    let handle = network.guest.connect(denied);
+    let question = network.guest.until(|_| asked.try_recv().ok()).await;
+    assert_eq!(network.guest.tcp(handle).state(), State::SynSent);
+    question.answer(curl());
+    let is_over = |guest: &mut guest::Guest| (!guest.tcp(handle).is_active()).then_some(());
+    network.guest.until(is_over).await;
+    assert_eq!(network.recorded(connection_cause).await, Some(curl()));
+}
+
+#[tokio::test]
+async fn refusal_of_a_guest_that_does_not_answer_comes_all_the_same() {
+    let denied = nobody().await;
+    let (mut network, mut asked) = Network::asking("restricted", &[]);
+    assert_eq!(network.guest.connected(denied).await, State::Closed);
+    let _unanswered = asked.try_recv().expect("asked");
+    assert_eq!(network.recorded(connection_cause).await, None);
+}
+
+fn connection_cause(record: Record) -> Option<Option<Cause>> {
+    matches!(record.event, Event::Connection { .. }).then_some(record.cause)
+}
+
+fn curl() -> Cause {
+    Cause {
+        exec: 3,
+        pid: 211,
+        program: "curl".to_owned(),
+        job: None,
+        has_ended: false,
     }
 }

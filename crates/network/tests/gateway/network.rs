@@ -1,9 +1,10 @@
 //! A guest with its gateway and what the gateway logs.
 
 use smolvm_network::{
-    ContentConfig, Event, EventLog, Gateway, GatewayConfig, Limits, LinkConfig, Mode,
-    NetworkPolicy, PeersConfig, PolicyHandle, Record, Rule, UpstreamConfig, Verdict,
+    CauseQuestion, ContentConfig, Event, EventLog, Gateway, GatewayConfig, Limits, LinkConfig,
+    Mode, NetworkPolicy, PeersConfig, PolicyHandle, Record, Rule, UpstreamConfig, Verdict,
 };
+use tokio::sync::mpsc;
 
 use crate::guest::{ADDRESS, GATEWAY, GATEWAY_MAC, Guest, MAC, MTU};
 
@@ -18,7 +19,7 @@ pub(crate) struct Network {
 
 impl Network {
     pub(crate) fn new(mode: &str, rules: &[&str], limits: Limits) -> Self {
-        Self::with_peers(mode, rules, limits, None)
+        Self::start(mode, rules, limits, None, None)
     }
 
     pub(crate) fn with_peers(
@@ -26,6 +27,23 @@ impl Network {
         rules: &[&str],
         limits: Limits,
         peers: Option<PeersConfig>,
+    ) -> Self {
+        Self::start(mode, rules, limits, peers, None)
+    }
+
+    /// Returns one that asks for the causes of events, and its questions.
+    pub(crate) fn asking(mode: &str, rules: &[&str]) -> (Self, mpsc::Receiver<CauseQuestion>) {
+        let (questions, asked) = mpsc::channel(8);
+        let network = Self::start(mode, rules, Limits::default(), None, Some(questions));
+        (network, asked)
+    }
+
+    fn start(
+        mode: &str,
+        rules: &[&str],
+        limits: Limits,
+        peers: Option<PeersConfig>,
+        causes: Option<mpsc::Sender<CauseQuestion>>,
     ) -> Self {
         let directory = tempfile::tempdir().expect("temporary directory");
         let file = std::fs::File::create(directory.path().join("network.log")).expect("file");
@@ -38,6 +56,7 @@ impl Network {
             upstream: UpstreamConfig::Servers(Vec::new()),
             content: ContentConfig::default(),
             log: sink,
+            causes,
             limits,
             peers,
         };
@@ -52,12 +71,17 @@ impl Network {
 
     /// Lets the guest live until the log has an event that `select` takes.
     pub(crate) async fn logged<T>(&mut self, select: impl Fn(Event) -> Option<T>) -> T {
+        self.recorded(|record| select(record.event)).await
+    }
+
+    /// Lets the guest live until the log has a record that `select` takes.
+    pub(crate) async fn recorded<T>(&mut self, select: impl Fn(Record) -> Option<T>) -> T {
         let path = self.directory.path().join("network.log");
         let find = || {
             let text = std::fs::read_to_string(&path).expect("log");
             text.lines()
                 .filter_map(|line| serde_json::from_str::<Record>(line).ok())
-                .filter_map(|record| select(record.event))
+                .filter_map(&select)
                 .last()
         };
         self.guest.until(|_| find()).await

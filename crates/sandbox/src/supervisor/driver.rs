@@ -116,6 +116,7 @@ impl Driver {
             max_processes: plan.max_processes,
             network: plan.boot.network.map(crate::network::guest_side),
             ca_certificate: network.as_ref().and_then(Network::ca_certificate),
+            variables: Some(plan.variables.clone().into_iter().collect()),
         };
         let (clients, commands) = Clients::start(listener);
         Self {
@@ -258,6 +259,8 @@ impl Driver {
             Ok(()) => {
                 self.is_ready = true;
                 self.deadlines.ready();
+                let ask = |network: Network| network.ask_for_causes(self.session.clone());
+                self.network = self.network.take().map(ask);
                 self.forwards
                     .answer(&self.session, self.clients.operations());
                 self.open_to_peers();

@@ -4,14 +4,19 @@ use std::io;
 use std::sync::Arc;
 
 use smolvm_network::{
-    Event, EventLog, EventSink, Gateway, GatewayConfig, NetworkPolicy, PolicyHandle, UpstreamConfig,
+    CauseQuestion, Event, EventLog, EventSink, Gateway, GatewayConfig, NetworkPolicy, PolicyHandle,
+    UpstreamConfig,
 };
 use smolvm_protocol::control::NetworkChange;
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
 
+use super::causes;
 use super::peers::PeerSocket;
 use crate::SandboxSpec;
 use crate::bounded_log::{BoundedLog, MAX_NETWORK_LOG_BYTES};
 use crate::engine::{NetworkDevice, Stream};
+use crate::multiplexer::AgentSession;
 use crate::network::{self, NetworkError};
 use crate::peers::Membership;
 use crate::record::SandboxDir;
@@ -29,11 +34,20 @@ pub(super) struct Network {
     gateway: Gateway,
     sink: EventSink,
     log: EventLog,
+    causes: Causes,
     ca_certificate: Option<String>,
     /// Absent where the sandbox is in no private network.
     membership: Option<Arc<Membership>>,
     /// Where peers connect, while they may.
     peers: Option<PeerSocket>,
+}
+
+/// Questions of the gateway's for causes, and who has the agent answer them.
+#[derive(Debug)]
+enum Causes {
+    /// The agent has not answered anything yet.
+    Waiting(mpsc::Receiver<CauseQuestion>),
+    Answered(AbortOnDropHandle<()>),
 }
 
 impl Network {
@@ -49,6 +63,7 @@ impl Network {
             directory.network_log(),
             MAX_NETWORK_LOG_BYTES,
         )?)?;
+        let (questions, asked) = mpsc::channel(causes::MAX_QUESTIONS);
         let handle = PolicyHandle::new(&spec.network);
         let membership = Membership::begin(spec, directory)?.map(Arc::new);
         let config = GatewayConfig {
@@ -57,6 +72,7 @@ impl Network {
             upstream: UpstreamConfig::System,
             content: content.config,
             log: sink.clone(),
+            causes: Some(questions),
             limits: network::limits_of(spec),
             peers: membership.as_ref().map(Membership::config),
         };
@@ -66,6 +82,7 @@ impl Network {
             gateway: Gateway::start(link, config),
             sink,
             log,
+            causes: Causes::Waiting(asked),
             ca_certificate: content.ca_certificate,
             membership,
             peers: None,
@@ -94,6 +111,18 @@ impl Network {
         self.ca_certificate.clone()
     }
 
+    /// Has the agent tell what causes events from now on.
+    pub(super) fn ask_for_causes(self, agent: AgentSession) -> Self {
+        let causes = match self.causes {
+            Causes::Waiting(asked) => {
+                let task = tokio::spawn(causes::answer(asked, agent));
+                Causes::Answered(AbortOnDropHandle::new(task))
+            }
+            answered => answered,
+        };
+        Self { causes, ..self }
+    }
+
     /// Changes what may be reached, now and after the next start.
     pub(super) fn change(
         &mut self,
@@ -113,9 +142,18 @@ impl Network {
     /// Ends all connections and waits until the log is written.
     pub(super) async fn finish(self) {
         let Self {
-            gateway, sink, log, ..
+            gateway,
+            sink,
+            log,
+            causes,
+            ..
         } = self;
         gateway.end().await;
+        if let Causes::Answered(task) = causes {
+            task.abort();
+            // However it ended, it is gone.
+            let _aborted = task.await;
+        }
         drop(sink);
         // Everything that could record is gone, so this takes as long as writing does.
         let _panicked = tokio::task::spawn_blocking(move || log.finish()).await;

@@ -2,16 +2,35 @@
 
 use std::time::Duration;
 
-use smolvm_sandbox::{NetworkEvent, NetworkRecord, NetworkVerdict};
+use smolvm_sandbox::{NetworkCause, NetworkEvent, NetworkRecord, NetworkVerdict};
 
 use crate::text;
 
 /// Returns an event as one line, with its line break.
 pub(super) fn of(record: &NetworkRecord) -> String {
     let time = text::time_of_day(record.time_unix_ms);
+    let cause = record.cause.as_ref().map(from).unwrap_or_default();
+    let event = describe(&record.event) + &cause;
     // Names and paths come from the guest.
-    let event = text::printable(describe(&record.event).as_bytes());
+    let event = text::printable(event.as_bytes());
     format!("{time}  {event}\n")
+}
+
+/// Returns which command an event comes from, as the guest says.
+fn from(cause: &NetworkCause) -> String {
+    let NetworkCause {
+        exec,
+        pid,
+        program,
+        job,
+        has_ended,
+    } = cause;
+    let command = match job {
+        Some(job) => format!("job {job}"),
+        None => format!("exec {exec}"),
+    };
+    let ended = if *has_ended { ", ended" } else { "" };
+    format!(" [{command}: {program}, pid {pid}{ended}]")
 }
 
 fn describe(event: &NetworkEvent) -> String {

@@ -68,6 +68,7 @@ impl Fixture {
                 upstream: UpstreamConfig::Servers(Vec::new()),
                 content: ContentConfig::default(),
                 log,
+                causes: None,
                 limits: Limits::default(),
                 peers: Some(member.membership.config()),
             },

@@ -89,7 +89,8 @@ impl EventLog {
 
     /// Waits until everything is written.
     ///
-    /// Preconditions: all sinks are dropped, or will be without this thread's help.
+    /// Preconditions: all sinks and [`CauseQuestion`](crate::CauseQuestion)s are dropped, or will be
+    /// without this thread's help.
     pub fn finish(self) {
         // What a panic has said already is not said again.
         let _panicked = self.writer.join();
@@ -397,7 +398,7 @@ mod tests {
 
     #[test]
     fn flood_whose_causes_nobody_tells_is_written_all_the_same() {
-        let (file, log, sink, causes, _asked) = log_with_causes();
+        let (file, log, sink, causes, asked) = log_with_causes();
         let lost = Arc::clone(&sink.lost);
         let mut recorded = 0;
         while file.records().is_empty() {
@@ -406,7 +407,8 @@ mod tests {
                 recorded += 1;
             }
         }
-        drop((sink, causes));
+        // Questions keep the log open, too.
+        drop((sink, causes, asked));
         log.finish();
         // What was lost last has no event after it that would tell so.
         let untold = usize::try_from(lost.load(Ordering::Relaxed)).expect("small");

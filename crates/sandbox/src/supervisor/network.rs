@@ -149,10 +149,14 @@ impl Network {
             ..
         } = self;
         gateway.end().await;
-        if let Causes::Answered(task) = causes {
-            task.abort();
-            // However it ended, it is gone.
-            let _aborted = task.await;
+        // A question keeps the log open until it is answered or dropped.
+        match causes {
+            Causes::Waiting(asked) => drop(asked),
+            Causes::Answered(task) => {
+                task.abort();
+                // However it ended, it is gone, and its questions with it.
+                let _aborted = task.await;
+            }
         }
         drop(sink);
         // Everything that could record is gone, so this takes as long as writing does.

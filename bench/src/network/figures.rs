@@ -1,0 +1,185 @@
+//! What is measured on each way out, and what is promised of it.
+
+use smolvm_bench::workload::Workload;
+
+use super::Used;
+use super::path::Path;
+use super::server::Servers;
+use crate::report::Report;
+use crate::statistics::Samples;
+
+/// Most of what policy may cost: a twentieth.
+const POLICY_LIMIT: f64 = 1.05;
+
+/// Something that is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Figure {
+    Upload,
+    Download,
+    Connect,
+    KeptAlive,
+    NewConnections,
+    Datagrams,
+    LookUps,
+}
+
+impl Figure {
+    /// All of them.
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Upload,
+        Self::Download,
+        Self::Connect,
+        Self::KeptAlive,
+        Self::NewConnections,
+        Self::Datagrams,
+        Self::LookUps,
+    ];
+
+    /// Returns what the guest is told, to measure it once.
+    pub(crate) fn workload(self, path: Path, servers: Servers) -> Workload {
+        let http = (path.host(), servers.http).into();
+        let count = self.count();
+        let bytes = u64::from(count) * 1024 * 1024;
+        match self {
+            Self::Upload => Workload::Upload { to: http, bytes },
+            Self::Download => Workload::Download { from: http, bytes },
+            Self::Connect => Workload::Connect { to: http, count },
+            Self::KeptAlive => Workload::Request {
+                to: http,
+                count,
+                is_kept_alive: true,
+            },
+            Self::NewConnections => Workload::Request {
+                to: http,
+                count,
+                is_kept_alive: false,
+            },
+            Self::Datagrams => Workload::LookUp {
+                server: (path.host(), servers.dns).into(),
+                count,
+            },
+            Self::LookUps => Workload::LookUp {
+                server: path.resolver(servers.dns),
+                count,
+            },
+        }
+    }
+
+    /// Returns how many of its unit one measurement has: what takes about half a second in a guest
+    /// under software emulation.
+    const fn count(self) -> u32 {
+        match self {
+            Self::Upload | Self::Download => 32,
+            Self::Connect | Self::NewConnections => 50,
+            Self::KeptAlive | Self::Datagrams | Self::LookUps => 150,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Upload => "guest -> host",
+            Self::Download => "host -> guest",
+            Self::Connect => "connections opened",
+            Self::KeptAlive => "requests, kept alive",
+            Self::NewConnections => "requests, a connection each",
+            Self::Datagrams => "datagrams and their answers",
+            Self::LookUps => "DNS lookups",
+        }
+    }
+
+    const fn unit(self) -> &'static str {
+        match self {
+            Self::Upload | Self::Download => "MiB/s",
+            _ => "/s",
+        }
+    }
+
+    const fn has_bytes(self) -> bool {
+        matches!(self, Self::Upload | Self::Download)
+    }
+}
+
+/// Everything measured, by figure and path.
+#[derive(Debug, Default)]
+pub(crate) struct Figures([[Cell; Path::ALL.len()]; Figure::ALL.len()]);
+
+#[derive(Debug, Default)]
+struct Cell {
+    /// Seconds that one of its unit takes.
+    time: Samples,
+    qemu_cpu_seconds: f64,
+    back_end_cpu_seconds: f64,
+}
+
+impl Figures {
+    /// Adds a measurement.
+    pub(crate) fn push(&mut self, figure: Figure, path: Path, used: Used) {
+        let cell = &mut self.0[figure as usize][path.index()];
+        cell.time.push(used.time / figure.count());
+        cell.qemu_cpu_seconds += used.qemu_cpu_seconds;
+        cell.back_end_cpu_seconds += used.back_end_cpu_seconds;
+    }
+
+    /// Tells all of it.
+    pub(crate) fn tell(&self, report: &mut Report) {
+        for figure in Figure::ALL {
+            self.tell_figure(figure, report);
+        }
+        for figure in Figure::ALL.into_iter().filter(|figure| figure.has_bytes()) {
+            self.tell_cpu(figure, report);
+        }
+    }
+
+    fn cell(&self, figure: Figure, path: Path) -> &Cell {
+        &self.0[figure as usize][path.index()]
+    }
+
+    fn tell_figure(&self, figure: Figure, report: &mut Report) {
+        let name = figure.name();
+        for path in Path::ALL {
+            let line = format!("network, {name}: {}", path.name());
+            report.rate(&line, &self.cell(figure, path).time, figure.unit());
+        }
+        let time = |path| self.cell(figure, path).time.median();
+        let gateway = time(Path::Gateway);
+        let beside = |other: Path| format!("time of {name}, gateway / {}", other.name());
+        report.promise(&beside(Path::Slirp), gateway / time(Path::Slirp), 1.0);
+        report.ratio(&beside(Path::Passt), gateway / time(Path::Passt));
+        let cost = time(Path::Restricted) / gateway;
+        let line = format!("time of {name}, with 1,000 rules / open");
+        match figure {
+            Figure::Connect | Figure::NewConnections => report.promise(&line, cost, POLICY_LIMIT),
+            _ => report.ratio(&line, cost),
+        }
+    }
+
+    fn tell_cpu(&self, figure: Figure, report: &mut Report) {
+        let mib = f64::from(figure.count());
+        let per_gib = |path: Path, seconds: f64| {
+            #[expect(clippy::cast_precision_loss, reason = "a number of rounds")]
+            let rounds = self.cell(figure, path).time.len() as f64;
+            seconds * 1024.0 / (mib * rounds)
+        };
+        let all = |path: Path| {
+            let cell = self.cell(figure, path);
+            per_gib(path, cell.qemu_cpu_seconds + cell.back_end_cpu_seconds)
+        };
+        for path in Path::ALL {
+            let name = format!(
+                "network, {}, CPU with QEMU's: {}",
+                figure.name(),
+                path.name()
+            );
+            report.value(&name, all(path), "s/GiB");
+            let back_end = per_gib(path, self.cell(figure, path).back_end_cpu_seconds);
+            if path != Path::Slirp {
+                let name = format!("network, {}, CPU of {} alone", figure.name(), path.name());
+                report.value(&name, back_end, "s/GiB");
+            }
+        }
+        for other in [Path::Slirp, Path::Passt] {
+            let name = format!("CPU of {}, gateway / {}", figure.name(), other.name());
+            report.ratio(&name, all(Path::Gateway) / all(other));
+        }
+    }
+}

@@ -23,7 +23,7 @@ pub enum Workload {
         /// How many.
         bytes: u64,
     },
-    /// Open connections, one after the other. Only the opening is timed.
+    /// Open connections and close them, one after the other.
     Connect {
         /// The HTTP server.
         to: SocketAddr,
@@ -60,14 +60,11 @@ pub enum Workload {
 }
 
 /// What the guest says when it has done something, and once before, when it is there.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
-    /// It is done, and took so long.
-    Done {
-        /// By the guest's clock.
-        seconds: f64,
-    },
+    /// It is done.
+    Done,
     /// It could not be done.
     Failed {
         /// Why not.

@@ -9,7 +9,6 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
 use ipnet::Ipv4Net;
-use rustix::process::{Resource, getrlimit, setrlimit};
 use smolvm_bench::dns;
 use smolvm_network::{
     ContentConfig, EventLog, Gateway, GatewayConfig, HOST_NAME, Limits, LinkConfig, Mode,
@@ -18,7 +17,7 @@ use smolvm_network::{
 use smolvm_sandbox::network::GATEWAY_MAC;
 
 use super::path::{PREFIX_LENGTH, Path};
-use super::process::Process;
+use super::process::{self, Process};
 use super::server::Servers;
 
 /// Rules of a policy with many, of each of four kinds.
@@ -57,10 +56,7 @@ pub(crate) fn run(words: &[String]) -> Result<(), Box<dyn Error>> {
         http: http.parse()?,
         dns: dns.parse()?,
     };
-    // As the supervisor does: each connection is a descriptor.
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    setrlimit(Resource::Nofile, limit)?;
+    process::raise_descriptor_limit()?;
     let link = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
     let log = File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
     link.set_nonblocking(true)?;
@@ -83,6 +79,7 @@ pub(crate) fn run(words: &[String]) -> Result<(), Box<dyn Error>> {
                 dns_queries_per_second: u32::MAX,
                 ..Limits::default()
             },
+            peers: None,
         };
         let _gateway = Gateway::start(tokio::net::UnixStream::from_std(link)?, config);
         std::future::pending().await

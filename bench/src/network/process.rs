@@ -4,6 +4,8 @@ use std::error::Error;
 use std::fs;
 use std::process::Child;
 
+use rustix::process::{Resource, getrlimit, setrlimit};
+
 /// A process that is killed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Process(Child);
@@ -13,18 +15,16 @@ impl Process {
         Self(child)
     }
 
-    /// Returns the seconds that it has kept a processor busy.
+    /// Returns the seconds that its threads have kept a processor busy, but for threads that have
+    /// ended (kernel, Documentation/scheduler/sched-stats.rst). Other files tell only hundredths.
     pub(crate) fn cpu_seconds(&self) -> Result<f64, Box<dyn Error>> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0.id()))?;
-        let fields = stat.rsplit(") ").next().ok_or("no fields")?;
-        // The third field is the first after the name; these are the 14th and 15th.
-        let mut times = fields.split(' ').skip(11).map(str::parse::<u32>);
-        let (user, system) = (
-            times.next().ok_or("no utime")??,
-            times.next().ok_or("no stime")??,
-        );
-        let ticks_per_second = u32::try_from(rustix::param::clock_ticks_per_second())?;
-        Ok(f64::from(user + system) / f64::from(ticks_per_second))
+        let mut nanoseconds = 0.0;
+        for thread in fs::read_dir(format!("/proc/{}/task", self.0.id()))? {
+            let statistics = fs::read_to_string(thread?.path().join("schedstat"))?;
+            let busy = statistics.split(' ').next().ok_or("no time on the CPU")?;
+            nanoseconds += busy.parse::<f64>()?;
+        }
+        Ok(nanoseconds / 1e9)
     }
 
     /// Returns the memory that is its own, in KiB: what is resident and not of a file.
@@ -44,4 +44,11 @@ impl Drop for Process {
         let _ended = self.0.kill();
         let _collected = self.0.wait();
     }
+}
+
+/// Allows as many open files as the host allows, as the supervisor does: each connection is one.
+pub(crate) fn raise_descriptor_limit() -> Result<(), Box<dyn Error>> {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    Ok(setrlimit(Resource::Nofile, limit)?)
 }

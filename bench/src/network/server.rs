@@ -10,7 +10,10 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::TcpStream;
 
 /// Bytes read or written at once, at most.
-const PIECE_BYTES: usize = 128 * 1024;
+const PIECE_BYTES: usize = 64 * 1024;
+
+/// What all content is.
+static ZEROS: [u8; PIECE_BYTES] = [0; PIECE_BYTES];
 
 /// The ports of servers that run as long as this program.
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +55,6 @@ async fn serve_http(listener: TcpListener) -> io::Result<()> {
 async fn serve_client(stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut stream = BufReader::with_capacity(PIECE_BYTES, stream);
-    let zeros = vec![0; PIECE_BYTES];
     while let Some((method, bytes)) = read_head(&mut stream).await? {
         match method {
             Method::Get => {
@@ -60,7 +62,7 @@ async fn serve_client(stream: TcpStream) -> io::Result<()> {
                 let mut left = bytes;
                 while left > 0 {
                     let piece = usize::try_from(left).unwrap_or(PIECE_BYTES);
-                    let written = stream.write(&zeros[..piece.min(PIECE_BYTES)]).await?;
+                    let written = stream.write(&ZEROS[..piece.min(PIECE_BYTES)]).await?;
                     left -= u64::try_from(written).unwrap_or(left);
                 }
             }

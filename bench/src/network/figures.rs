@@ -8,9 +8,6 @@ use super::{ROUNDS, Used};
 use crate::report::Report;
 use crate::statistics::Samples;
 
-/// Most of what policy may cost: a twentieth.
-const POLICY_LIMIT: f64 = 1.05;
-
 /// Something that is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Figure {
@@ -94,15 +91,8 @@ impl Figure {
         }
     }
 
-    /// Whether the gateway is to be as fast as slirp. What is left is a matter of a moment's wait
+    /// Whether it is about bytes. Of all else nothing is promised: it is a matter of a moment's wait
     /// for another process, which a busy host decides.
-    const fn is_promised(self) -> bool {
-        matches!(
-            self,
-            Self::Upload | Self::Download | Self::KeptAlive | Self::NewConnections
-        )
-    }
-
     const fn has_bytes(self) -> bool {
         matches!(self, Self::Upload | Self::Download)
     }
@@ -155,7 +145,7 @@ impl Figures {
         };
         let line = format!("time of {name}, gateway / slirp");
         let beside_slirp = ratio(Path::Gateway, Path::Slirp);
-        match figure.is_promised() {
+        match figure.has_bytes() {
             true => report.promise(&line, beside_slirp, 1.0),
             false => report.ratio(&line, beside_slirp),
         }
@@ -190,11 +180,7 @@ impl Figures {
         }
         let alone = |path| self.cell(figure, path).back_end_cpu_seconds;
         let name = format!("gateway's CPU of {}, 1,000 rules / open", figure.name());
-        let cost = alone(Path::Restricted) / alone(Path::Gateway);
-        match figure {
-            Figure::NewConnections => report.promise(&name, cost, POLICY_LIMIT),
-            _ => report.ratio(&name, cost),
-        }
+        report.ratio(&name, alone(Path::Restricted) / alone(Path::Gateway));
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::initramfs::{Tree, unpack_package};
 use crate::subject::Subject;
 
 /// What the guest's first process prints.
@@ -25,6 +26,7 @@ pub(crate) enum Kernel {
 #[derive(Debug)]
 pub(crate) struct Baseline {
     _directory: tempfile::TempDir,
+    busybox: PathBuf,
     qemu: PathBuf,
     accelerator: &'static str,
     packaged_kernel: PathBuf,
@@ -47,8 +49,13 @@ impl Baseline {
             .find(|path| path.to_string_lossy().contains("vmlinuz"))
             .ok_or("the kernel's package has no vmlinuz")?;
         let initramfs = root.join("initramfs");
-        make_initramfs(root, &initramfs)?;
+        let script = format!(
+            "#!/bin/busybox sh\necho {LINE} > /dev/console\nexec /bin/busybox sleep 1000\n"
+        );
+        let busybox = root.join("bin/busybox");
+        Tree::new(root.join("tree"), &busybox)?.pack(&script, &initramfs)?;
         Ok(Self {
+            busybox,
             qemu: subject.qemu().to_owned(),
             accelerator: if subject.is_kvm() { "kvm" } else { "tcg" },
             packaged_kernel,
@@ -59,6 +66,11 @@ impl Baseline {
             clock: format!("tsc_early_khz={}", subject.tsc_khz()),
             _directory: directory,
         })
+    }
+
+    /// Returns a static busybox.
+    pub(crate) fn busybox(&self) -> &Path {
+        &self.busybox
     }
 
     /// Boots once and returns the time to the line.
@@ -116,51 +128,5 @@ impl Baseline {
         qemu.kill()?;
         qemu.wait()?;
         elapsed.ok_or_else(|| "the baseline's guest ended without its line".into())
-    }
-}
-
-fn unpack_package(package: &str, into: &Path) -> Result<(), Box<dyn Error>> {
-    let downloads = into.join("downloads").join(package);
-    fs::create_dir_all(&downloads)?;
-    run(Command::new("apt-get")
-        .args(["-q", "download", package])
-        .current_dir(&downloads))?;
-    for file in fs::read_dir(&downloads)?.flatten() {
-        run(Command::new("dpkg-deb")
-            .arg("-x")
-            .arg(file.path())
-            .arg(into))?;
-    }
-    Ok(())
-}
-
-/// Packs busybox and a script that prints the line.
-fn make_initramfs(root: &Path, initramfs: &Path) -> Result<(), Box<dyn Error>> {
-    use std::os::unix::fs::PermissionsExt as _;
-
-    let tree = root.join("tree");
-    fs::create_dir_all(tree.join("bin"))?;
-    fs::create_dir_all(tree.join("dev"))?;
-    fs::copy(root.join("bin/busybox"), tree.join("bin/busybox"))?;
-    let script =
-        format!("#!/bin/busybox sh\necho {LINE} > /dev/console\nexec /bin/busybox sleep 1000\n");
-    fs::write(tree.join("init"), script)?;
-    fs::set_permissions(tree.join("init"), fs::Permissions::from_mode(0o755))?;
-    let archive = fs::File::create(initramfs)?;
-    let names = "bin\nbin/busybox\ndev\ninit\n";
-    fs::write(root.join("names"), names)?;
-    run(Command::new(root.join("bin/busybox"))
-        .args(["cpio", "-o", "-H", "newc"])
-        .current_dir(&tree)
-        .stdin(fs::File::open(root.join("names"))?)
-        .stdout(archive))
-}
-
-fn run(command: &mut Command) -> Result<(), Box<dyn Error>> {
-    let status = command.stderr(Stdio::null()).status()?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(format!("{command:?} ended with {status}").into())
     }
 }

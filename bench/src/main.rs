@@ -4,11 +4,14 @@
 //! compared with, in turns, so that a busy machine slows both alike. Ratios are the result;
 //! absolute times say as much about the machine.
 //!
-//! Modules: `baseline` is a plain QEMU; `subject` is SmolVM; `statistics` and `report` do what
-//! they say; `calls` measures one thing for `bench/python`, which measures the Python package.
+//! Modules: `baseline` is a plain QEMU; `subject` is SmolVM; `network` compares its gateway with
+//! others; `initramfs`, `statistics` and `report` do what they say; `calls` measures one thing for
+//! `bench/python`, which measures the Python package.
 
 mod baseline;
 mod calls;
+mod initramfs;
+mod network;
 mod report;
 mod statistics;
 mod subject;
@@ -16,9 +19,11 @@ mod subject;
 use std::error::Error;
 use std::process::ExitCode;
 
+use baseline::Baseline;
 use calls::Calls;
 use report::Report;
 use statistics::Samples;
+use subject::Subject;
 use tokio::runtime::Runtime;
 
 /// Boots of each kind. Each takes seconds under software emulation.
@@ -56,22 +61,40 @@ fn run() -> Result<ExitCode, Box<dyn Error>> {
             report::print_microseconds(&durations);
             Ok(ExitCode::SUCCESS)
         }
-        Some((verb, _)) => Err(format!("there is no '{verb}'; there is 'calls'").into()),
+        Some((verb, [])) if verb == "network" => {
+            let (subject, baseline, mut report) = prepare(&runtime)?;
+            network::measure(&subject, &baseline, &mut report)?;
+            report.print();
+            Ok(report.exit_code())
+        }
+        Some((verb, words)) if verb == "gateway" => {
+            network::gateway::run(words)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Some((verb, _)) => {
+            Err(format!("there is no '{verb}'; there are 'calls' and 'network'").into())
+        }
     }
 }
 
+fn prepare(runtime: &Runtime) -> Result<(Subject, Baseline, Report), Box<dyn Error>> {
+    let subject = Subject::prepare(runtime)?;
+    let baseline = Baseline::prepare(&subject)?;
+    let report = Report::new(subject.engine());
+    Ok((subject, baseline, report))
+}
+
 fn measure(runtime: &Runtime) -> Result<Report, Box<dyn Error>> {
-    let subject = subject::Subject::prepare(runtime)?;
-    let baseline = baseline::Baseline::prepare(&subject)?;
-    let mut report = Report::new(subject.engine());
+    let (subject, baseline, mut report) = prepare(runtime)?;
     measure_boots(&subject, &baseline, &mut report)?;
     measure_warm(&subject, runtime, &mut report)?;
+    network::measure(&subject, &baseline, &mut report)?;
     Ok(report)
 }
 
 fn measure_boots(
-    subject: &subject::Subject,
-    baseline: &baseline::Baseline,
+    subject: &Subject,
+    baseline: &Baseline,
     report: &mut Report,
 ) -> Result<(), Box<dyn Error>> {
     let (mut packaged, mut tuned, mut cold) =
@@ -101,7 +124,7 @@ fn measure_boots(
 }
 
 fn measure_warm(
-    subject: &subject::Subject,
+    subject: &Subject,
     runtime: &Runtime,
     report: &mut Report,
 ) -> Result<(), Box<dyn Error>> {

@@ -38,6 +38,15 @@ impl Report {
         ));
     }
 
+    /// Adds how many there are in a second, with their spread, from the time that one takes.
+    pub(crate) fn rate(&mut self, name: &str, samples: &Samples, unit: &str) {
+        let [low, median, high] = [75, 50, 25].map(|percent| 1.0 / samples.quantile(percent));
+        let count = samples.len();
+        self.lines.push(format!(
+            "{name:<68} {median:>9.2} {unit}   (quartiles {low:.2} to {high:.2}, n = {count})"
+        ));
+    }
+
     /// Adds a single value.
     pub(crate) fn value(&mut self, name: &str, value: f64, unit: &str) {
         self.lines.push(format!("{name:<68} {value:>9.2} {unit}"));

@@ -78,6 +78,21 @@ impl Subject {
         &self.kernel.image
     }
 
+    /// Returns the modules that a network device takes, in loading order.
+    pub(crate) fn network_modules(&self) -> impl Iterator<Item = &Path> {
+        let modules = self.kernel.boot_modules.iter();
+        modules
+            .chain(&self.kernel.network_modules)
+            .map(PathBuf::as_path)
+    }
+
+    /// Returns the program of the network's measurements that runs in a guest.
+    pub(crate) fn bench_guest(&self) -> PathBuf {
+        self.installation
+            .smolvm
+            .with_file_name("smolvm-bench-guest")
+    }
+
     pub(crate) fn kernel_package(&self) -> &str {
         &self.kernel.package
     }

@@ -19,7 +19,7 @@ pub(crate) const ETHERNET_BYTES: usize = 14;
 /// own buffer has 4,096 bytes more than 64 KiB (include/net/net.h, `NET_BUFSIZE`).
 const MAX_FRAME_BYTES: usize = 65_535 + ETHERNET_BYTES;
 
-/// Bytes read at once, at least: many small frames, or one large.
+/// Bytes that are made room for at once: many small frames, or some large.
 const READ_BYTES: usize = 128 * 1024;
 
 /// Frames written at once, at most.
@@ -50,7 +50,11 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             if let Some(frame) = self.take()? {
                 return Ok(Some(frame));
             }
-            self.buffer.reserve(READ_BYTES);
+            if self.buffer.capacity() - self.buffer.len() < MAX_FRAME_BYTES {
+                // What is there may be shared with frames that are still under way: then this is
+                // new memory, which is not to be taken for every small frame.
+                self.buffer.reserve(READ_BYTES);
+            }
             if self.stream.read_buf(&mut self.buffer).await? == 0 {
                 return Ok(None);
             }

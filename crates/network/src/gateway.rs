@@ -17,6 +17,7 @@
 //! beyond is lost, as on any link, and counted in the log. A socket of the host's is opened only
 //! for a flow that the policy allows.
 
+mod buffers;
 mod content;
 mod context;
 mod dns_service;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 use tokio::sync::watch;
 
+use super::buffers::Buffers;
 use super::outgoing::Outgoing;
 use super::{ContentConfig, GatewayConfig, Limits, LinkConfig};
 use crate::cause::Causes;
@@ -39,6 +40,8 @@ pub(crate) struct Context {
     pub(crate) queries: Throttle,
     /// Absent where the sandbox is in no private network.
     pub(crate) peers: Option<Arc<Peers>>,
+    /// Buffers of TCP connections.
+    pub(crate) buffers: Buffers,
     policy: PolicyHandle,
     /// What the guest knows addresses by.
     pins: Pins,
@@ -74,6 +77,7 @@ impl Context {
             upload: Throttle::new(config.limits.upload_bytes_per_second),
             queries: Throttle::new(Some(config.limits.dns_queries_per_second.into())),
             limits: config.limits,
+            buffers: Buffers::default(),
             policy: config.policy,
             pins,
             host_name: Name::from_ascii(HOST_NAME).expect("a constant that is a name"),

@@ -114,6 +114,7 @@ async fn connection(
         context.outgoing.link(),
         usize::from(context.link.mtu),
         context.seed(),
+        context.buffers.take(),
     );
     let mut relay = Relay::new(terminal, packets, &context.outgoing);
     let (answer, failure) = match timeout(CONNECT_PATIENCE, relay.connected()).await {

@@ -47,7 +47,8 @@ pub(crate) async fn connection(
     let is_looked_into =
         matches!(decision, Decision::AllowedByName(_)) || flow.context.content.is_needed();
     let end = if is_looked_into {
-        gate::pass(flow, &mut relay, host).await
+        // Apart from the task of every other connection, as it takes several KiB.
+        Box::pin(gate::pass(flow, &mut relay, host)).await
     } else {
         let end = carry(flow, &mut relay, &mut host, None).await;
         if !matches!(end, End::Closed | End::HostFailed(_)) {
@@ -96,6 +97,7 @@ pub(crate) fn relay<'a>(flow: &Flow, packets: &'a mut mpsc::Receiver<Packet>) ->
         context.outgoing.link(),
         usize::from(context.link.mtu),
         context.seed(),
+        context.buffers.take(),
     );
     Relay::new(terminal, packets, &context.outgoing)
 }

@@ -14,14 +14,8 @@ use smoltcp::socket::tcp;
 use smoltcp::time::Instant;
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpListenEndpoint};
 
+use super::buffers::BufferSize;
 use super::outgoing::{Link, frame_of};
-
-/// Bytes from the guest that wait for the host, at most. With [`SEND_BYTES`] and the stack itself,
-/// a connection takes less than 64 KiB.
-const RECEIVE_BYTES: usize = 28 * 1024;
-
-/// Bytes for the guest that it has not acknowledged, at most.
-const SEND_BYTES: usize = 28 * 1024;
 
 /// Packets that wait in each direction, at most.
 const QUEUED_PACKETS: usize = 16;
@@ -33,12 +27,19 @@ pub(crate) struct Terminal {
     handle: SocketHandle,
     queue: PacketQueue,
     started: std::time::Instant,
+    _buffers: BufferSize,
 }
 
 impl Terminal {
     /// Returns a stack that stands for `address`, where it awaits the guest's first packet.
-    pub(crate) fn listening(address: SocketAddr, link: Link, mtu: usize, seed: u64) -> Self {
-        let mut terminal = Self::new(address.ip(), link, mtu, seed);
+    pub(crate) fn listening(
+        address: SocketAddr,
+        link: Link,
+        mtu: usize,
+        seed: u64,
+        buffers: BufferSize,
+    ) -> Self {
+        let mut terminal = Self::new(address.ip(), link, mtu, seed, buffers);
         let endpoint = IpListenEndpoint {
             addr: Some(IpAddress::from(address.ip())),
             port: address.port(),
@@ -57,8 +58,9 @@ impl Terminal {
         link: Link,
         mtu: usize,
         seed: u64,
+        buffers: BufferSize,
     ) -> Self {
-        let mut terminal = Self::new(address.ip(), link, mtu, seed);
+        let mut terminal = Self::new(address.ip(), link, mtu, seed, buffers);
         let Self {
             interface,
             sockets,
@@ -74,7 +76,7 @@ impl Terminal {
         terminal
     }
 
-    fn new(own: IpAddr, link: Link, mtu: usize, seed: u64) -> Self {
+    fn new(own: IpAddr, link: Link, mtu: usize, seed: u64, buffers: BufferSize) -> Self {
         let mut queue = PacketQueue {
             link,
             mtu,
@@ -90,8 +92,8 @@ impl Terminal {
             let _full = addresses.push(IpCidr::new(own.into(), prefix));
         });
         let mut socket = tcp::Socket::new(
-            tcp::SocketBuffer::new(vec![0; RECEIVE_BYTES]),
-            tcp::SocketBuffer::new(vec![0; SEND_BYTES]),
+            tcp::SocketBuffer::new(vec![0; buffers.bytes]),
+            tcp::SocketBuffer::new(vec![0; buffers.bytes]),
         );
         // What the host has sent goes on at once: it was Nagle's turn there already.
         socket.set_nagle_enabled(false);
@@ -105,6 +107,7 @@ impl Terminal {
             handle,
             queue,
             started: std::time::Instant::now(),
+            _buffers: buffers,
         }
     }
 

@@ -79,6 +79,7 @@ pub(crate) fn run(words: &[String]) -> Result<(), Box<dyn Error>> {
                 dns_queries_per_second: u32::MAX,
                 ..Limits::default()
             },
+            causes: None,
             peers: None,
         };
         let _gateway = Gateway::start(tokio::net::UnixStream::from_std(link)?, config);

@@ -9,7 +9,7 @@ use smolvm_protocol::{Frame, FrameCodec, FrameError};
 use tokio::net::UnixStream;
 use tokio_util::codec::Framed;
 
-use crate::store::{Store, StoreError};
+use crate::store::{LOCK_PATIENCE, Store, StoreError};
 use crate::text::Tail;
 use crate::{ErrorKind, SandboxId, SandboxState, socket};
 
@@ -21,7 +21,7 @@ pub(crate) const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a supervisor may take to record the end of its machine: it writes down what the
 /// console and the network still had, and a busy host takes its time.
-const END_PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const END_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Lines of the console shown with a failure.
 const CONSOLE_TAIL_LINES: usize = 60;
@@ -157,8 +157,13 @@ impl Access {
 
     /// Finds out why a supervisor cannot be reached, once whoever ends it has finished.
     pub(crate) async fn not_running(&self) -> AccessError {
+        self.not_running_within(LOCK_PATIENCE).await
+    }
+
+    /// Finds out why a supervisor has gone, once it has recorded that, within `patience`.
+    pub(crate) async fn not_running_within(&self, patience: Duration) -> AccessError {
         let (store, id) = (self.store.clone(), self.id.clone());
-        let looked = tokio::task::spawn_blocking(move || store.info_after_end(&id, END_PATIENCE))
+        let looked = tokio::task::spawn_blocking(move || store.info_after_end(&id, patience))
             .await
             .expect("looking does not panic and is never cancelled");
         match looked {

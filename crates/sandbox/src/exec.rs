@@ -9,7 +9,7 @@ use smolvm_protocol::message::{Control, Event, Exec, ExitReason, Request, Termin
 use smolvm_protocol::{Frame, FrameError, FrameKind, MAX_DATA_BYTES, MAX_MESSAGE_BYTES};
 use tokio::time::Instant;
 
-use crate::access::{Access, AccessError, Connection};
+use crate::access::{Access, AccessError, Connection, END_PATIENCE};
 use crate::{ErrorKind, Sandbox, SandboxState};
 
 /// How long after a command's timeout the agent may take to report it. The command is killed by
@@ -101,7 +101,7 @@ impl EndReason {
 
     /// Finds out why the stream ended before the command did.
     pub(crate) async fn of_loss(access: &Access) -> Self {
-        match access.not_running().await {
+        match access.not_running_within(END_PATIENCE).await {
             AccessError::NotRunning {
                 state: SandboxState::Error,
                 reason,

@@ -29,7 +29,7 @@ use crate::state::{SandboxState, Transition};
 use crate::{ErrorKind, Lifetime, SandboxId, SandboxSpec, bounded_log};
 
 /// How long to wait for a lock that another command holds for a moment.
-const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+pub(crate) const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Why the store cannot do what was asked.
 #[derive(Debug, thiserror::Error)]

@@ -1,8 +1,9 @@
 //! Ports that belong to a sandbox: exposed whenever it runs, whoever starts it.
 
-use std::io::Read as _;
-use std::net::{TcpListener, TcpStream};
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
 
+use sha2::{Digest as _, Sha256};
 use smolvm_tests::{Host, PATIENCE};
 
 /// Port of the guest that [`serve`] listens on.
@@ -41,6 +42,68 @@ fn port_exposed_by_hand_comes_back_after_a_pause() {
     assert!(is_closed(port));
     let _resumed = host.smolvm(&["resume", "box"]).ok();
     assert_eq!(get(port), "here\n");
+}
+
+/// What a connection sends to, and is told the SHA-256 of once it has ended its half.
+const DIGEST: &str = "
+import hashlib, os, socketserver
+class Handler(socketserver.StreamRequestHandler):
+    def handle(self):
+        total = hashlib.sha256()
+        while piece := self.request.recv(1 << 16):
+            total.update(piece)
+        self.request.sendall(total.hexdigest().encode())
+class Server(socketserver.ThreadingTCPServer):
+    request_queue_size = 128
+server = Server(('127.0.0.1', 8000), Handler)
+if os.fork(): os._exit(0)
+os.setsid()
+for stream in (0, 1, 2): os.close(stream)
+server.serve_forever()
+";
+
+/// Bytes of the longest connection.
+const LONG_BYTES: usize = 64 << 20;
+
+#[test]
+fn connections_of_every_shape_are_carried_without_a_network() {
+    let host = Host::new();
+    host.start("box", &["--net", "off"]);
+    let _listening = host
+        .smolvm(&["exec", "box", "--", "python3", "-c", DIGEST])
+        .ok();
+    let port = exposed(&host);
+    for number in 0..300 {
+        assert_digest(port, format!("connection {number}").as_bytes());
+    }
+    std::thread::scope(|scope| {
+        for number in 0..50_u8 {
+            scope.spawn(move || assert_digest(port, &vec![number; 100_000]));
+        }
+    });
+    assert_digest(port, &vec![7; LONG_BYTES]);
+    let elsewhere = "127.0.0.2";
+    assert!(
+        TcpStream::connect((elsewhere, port)).is_err(),
+        "it is open at {elsewhere}, and so elsewhere than on 127.0.0.1"
+    );
+}
+
+/// Sends bytes, ends that half of the connection, and expects their digest.
+fn assert_digest(port: u16, bytes: &[u8]) {
+    let mut connection = TcpStream::connect(("127.0.0.1", port)).expect("the port is open");
+    connection
+        .set_read_timeout(Some(PATIENCE))
+        .expect("a live socket");
+    connection.write_all(bytes).expect("sent");
+    connection.shutdown(Shutdown::Write).expect("a live socket");
+    let mut answer = String::new();
+    connection
+        .read_to_string(&mut answer)
+        .expect("the guest answers");
+    let digest = Sha256::digest(bytes);
+    let expected: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(answer, expected, "{} bytes", bytes.len());
 }
 
 #[test]

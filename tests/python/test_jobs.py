@@ -69,8 +69,17 @@ def test_lost_output_is_announced(vm: SmolVM) -> None:
 
 
 def test_attached_client_writes_and_signals(vm: SmolVM) -> None:
-    line = "trap 'echo told; exit 4' TERM; echo ready; while read l; do echo got $l; done"
-    job = vm.jobs.start(line, stdin=True)
+    # Waits for the signal itself: a shell's trap does not run while the shell reads.
+    program = (
+        "import signal, sys\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\n"
+        "print('ready', flush=True)\n"
+        "print('got', input(), flush=True)\n"
+        "signal.sigwait([signal.SIGTERM])\n"
+        "print('told', flush=True)\n"
+        "sys.exit(4)\n"
+    )
+    job = vm.jobs.start(["python3", "-c", program], stdin=True)
     with job.attach() as attached:
         assert next(attached).data == b"ready\n"
         attached.write("hello\n")

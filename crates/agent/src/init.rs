@@ -23,7 +23,7 @@ use crate::boot::modules::{self, HeldModules, NetworkDriver};
 use crate::boot::mounts::{self, CGROUP_MOUNT};
 use crate::boot::root::{self, Root};
 use crate::boot::uevents::Uevents;
-use crate::boot::{BootError, agent_port, console, entropy, hostname, loopback, memory, power};
+use crate::boot::{BootError, agent_port, console, entropy, hostname, loopback, power};
 use crate::port::AgentPort;
 use crate::session::{Environment, serve};
 use crate::{power_button, shutdown, start_hook};
@@ -91,7 +91,6 @@ fn boot() -> Result<Guest, BootError> {
     mounts::mount_late()?;
     hostname::set(&command_line(), root.is_new);
     loopback::switch_on();
-    memory::prevent_thrashing();
     times.root_ready_ms = since_kernel_start_ms();
     entropy::report_if_missing();
     let port = agent_port::open(&uevents)?;

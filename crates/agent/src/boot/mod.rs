@@ -2,8 +2,7 @@
 //!
 //! In the order of use: [`console`] reports, [`mounts`] makes the kernel's file systems visible,
 //! [`modules`] loads drivers, [`uevents`] waits for what they find, [`disks`] picks the disks,
-//! [`root`] joins them and switches to them, [`hostname`] and [`loopback`] finish the guest,
-//! [`memory`] keeps it answering when memory is short, and
+//! [`root`] joins them and switches to them, [`hostname`] and [`loopback`] finish the guest, and
 //! [`agent_port`] finds the way to the host;
 //! [`clock`] times it all and [`entropy`] says when random numbers are what takes so long. [`power`] is the other end of it all.
 //!
@@ -18,7 +17,6 @@ pub(crate) mod entropy;
 mod error;
 pub(crate) mod hostname;
 pub(crate) mod loopback;
-pub(crate) mod memory;
 pub(crate) mod modules;
 pub(crate) mod mounts;
 pub(crate) mod power;

@@ -133,7 +133,7 @@ fn daemon_of_a_command_that_ended_goes_on() {
 fn out_of_memory_is_reported_as_such_and_the_sandbox_answers_on() {
     let host = Host::new();
     host.start("box", &["--memory", "256"]);
-    let hog = "x = []\nwhile True: x.append(b'x' * (4 << 20))";
+    let hog = "x = []\nwhile True: x.append(b'x' * (64 << 20))";
     let outcome = host.smolvm(&["exec", "--json", "box", "--", "python3", "-c", hog]);
     assert_eq!(
         outcome.json()["data"]["reason"],

@@ -586,9 +586,10 @@ impl Sandbox {
         }
     }
 
-    /// Shuts the guest down and waits until the machine is gone. The disk is kept.
+    /// Has the guest do what it does [at its end](crate::AtEnd), shuts it down and waits until the
+    /// machine is gone. The disk is kept.
     ///
-    /// After `grace` the machine is killed; a `grace` of zero kills at once. A sandbox that is
+    /// After `grace` for the shutdown the machine is killed; a `grace` of zero kills at once. A sandbox that is
     /// not running is left as it is.
     ///
     /// # Errors
@@ -597,7 +598,10 @@ impl Sandbox {
     pub async fn stop(&self, grace: Duration) -> Result<(), AccessError> {
         let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
         let request = SupervisorRequest::Stop { grace_ms };
-        match self.end(&request, grace + STOP_PATIENCE).await {
+        let at_end = self.access.store.info(self.id())?.spec.at_end;
+        let patience_ms = at_end.map_or(0, |at_end| at_end.patience_ms);
+        let patience = grace + Duration::from_millis(patience_ms) + STOP_PATIENCE;
+        match self.end(&request, patience).await {
             Err(AccessError::NotRunning { .. }) => Ok(()),
             outcome => outcome,
         }

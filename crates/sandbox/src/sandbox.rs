@@ -548,9 +548,33 @@ impl Sandbox {
         guest_port: u16,
         host_port: Option<u16>,
     ) -> Result<Forward, AccessError> {
+        self.forward_for(guest_port, host_port, false).await
+    }
+
+    /// Like [`Sandbox::forward`], but only processes of the user who started the sandbox, and of
+    /// root, may connect. Others find that the connection is closed at once.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Sandbox::forward`].
+    pub async fn forward_to_owner(
+        &self,
+        guest_port: u16,
+        host_port: Option<u16>,
+    ) -> Result<Forward, AccessError> {
+        self.forward_for(guest_port, host_port, true).await
+    }
+
+    async fn forward_for(
+        &self,
+        guest_port: u16,
+        host_port: Option<u16>,
+        is_owner_only: bool,
+    ) -> Result<Forward, AccessError> {
         let request = SupervisorRequest::Forward {
             guest_port,
             host_port,
+            is_owner_only,
         };
         match self.access.ask(&request).await? {
             SupervisorReply::Forwarded(forward) => Ok(forward),

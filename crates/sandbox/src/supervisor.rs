@@ -27,6 +27,7 @@ mod forwards;
 mod lease;
 mod log;
 mod network;
+mod peer_user;
 mod peers;
 
 use std::fs::File;

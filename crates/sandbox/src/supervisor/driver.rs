@@ -16,7 +16,7 @@ use super::clients::{self, Client, Clients, Connection};
 use super::console::{self, ConsoleTail};
 use super::deadlines::Deadlines;
 use super::ending::{self, Ended};
-use super::forwards::{BindError, Forwards};
+use super::forwards::{BindError, Forwards, Target};
 use super::lease::{Lease, LeaseNotice};
 use super::network::Network;
 use super::{Started, at_end};
@@ -365,13 +365,18 @@ impl Driver {
                 SupervisorRequest::Forward {
                     guest_port,
                     host_port,
+                    is_owner_only,
                 },
                 SandboxState::Running,
             ) => {
                 let operations = self.clients.operations();
+                let target = Target {
+                    guest_port: *guest_port,
+                    is_owner_only: *is_owner_only,
+                };
                 let opened = self
                     .forwards
-                    .add(*guest_port, *host_port, &self.session, operations)
+                    .add(target, *host_port, &self.session, operations)
                     .await;
                 match opened {
                     Ok(forward) => SupervisorReply::Forwarded(forward),

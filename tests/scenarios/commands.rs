@@ -146,6 +146,37 @@ fn out_of_memory_is_reported_as_such_and_the_sandbox_answers_on() {
 }
 
 #[test]
+fn guest_that_stands_still_for_want_of_memory_loses_what_uses_most() {
+    // Keeps its own pages in memory, and so few others that a program which is started is read from
+    // the disk for ever: the kernel alone lets that go on.
+    const HOG: &str = r#"
+import ctypes, subprocess
+def for_programs():
+    kib = {line.split(":")[0]: int(line.split()[1]) for line in open("/proc/meminfo")}
+    return kib["MemFree"] + kib["Active(file)"] + kib["Inactive(file)"]
+ctypes.CDLL(None).mlockall(1)
+held = []
+while for_programs() > 4 << 10:
+    held.append(b"x" * (256 << 10))
+loop = ["sh", "-c", "while :; do perl -e 1; done"]
+subprocess.run(loop, timeout=60)
+"#;
+
+    let host = Host::new();
+    host.start("box", &["--memory", "256"]);
+    let outcome = host.smolvm(&["exec", "--json", "box", "--", "python3", "-c", HOG]);
+    assert_eq!(
+        outcome.json()["data"]["reason"],
+        "out_of_memory",
+        "{}",
+        outcome.text()
+    );
+    let console = host.smolvm(&["logs", "box"]).ok().text();
+    assert!(console.contains("Manual OOM execution"), "{console}");
+    assert_eq!(host.sh("box", "echo alive").ok().text(), "alive\n");
+}
+
+#[test]
 fn gibibyte_of_output_grows_neither_agent_nor_supervisor() {
     const LIMIT_KIB: u64 = 8 * 1024;
 

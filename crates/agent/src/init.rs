@@ -26,7 +26,7 @@ use crate::boot::uevents::Uevents;
 use crate::boot::{BootError, agent_port, console, entropy, hostname, loopback, power};
 use crate::port::AgentPort;
 use crate::session::{Environment, serve};
-use crate::{power_button, shutdown, start_hook};
+use crate::{memory_pressure, power_button, shutdown, start_hook};
 
 /// Files the agent may have open: three for each of 256 commands, and as many again for each
 /// one whose daemons still write.
@@ -120,6 +120,7 @@ async fn serve_until_shutdown(guest: Guest) -> io::Result<()> {
             serve_sessions(&port, &environment),
             load_late_modules(guest.late_modules, &environment),
             run_start_hook(&environment),
+            memory_pressure::end_standstills(),
         )
     };
     let end = async {

@@ -47,6 +47,9 @@ pub(super) const BROWSER: Recipe = Recipe {
         // own (SwiftShader), and there is no other card to drive.
         "/usr/lib/*/dri/*",
         "/usr/lib/*/libLLVM*",
+        // Tools for developers of graphics drivers, 24 MB.
+        "/usr/lib/chromium/libVkLayer_*",
+        "/usr/lib/chromium/libVkICD_mock*",
     ],
     included_paths: &[
         "/usr/share/doc/*/copyright",

@@ -44,6 +44,9 @@ pub enum SupervisorRequest {
         guest_port: u16,
         /// Port on the host that is wished for; another one is chosen when it is taken or absent.
         host_port: Option<u16>,
+        /// Whether only processes of the supervisor's user, and of root, may connect.
+        #[serde(default)]
+        is_owner_only: bool,
     },
     /// Closes a forward and its connections. Answer: [`SupervisorReply::Done`].
     Unforward(Forward),

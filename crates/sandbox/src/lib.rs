@@ -77,8 +77,8 @@ pub use smolvm_network::{
 };
 pub use smolvm_protocol::{control, message, probe};
 pub use spec::{
-    CustomBoot, DEFAULT_DISK, DEFAULT_MEMORY, DEFAULT_VCPUS, DiskMib, EngineChoice, Lifetime,
-    MemoryMib, SandboxId, SandboxSpec, SpecError, VcpuCount,
+    AtEnd, CustomBoot, DEFAULT_DISK, DEFAULT_MEMORY, DEFAULT_VCPUS, DiskMib, EngineChoice,
+    Lifetime, MemoryMib, SandboxId, SandboxSpec, SpecError, VcpuCount,
 };
 pub use state::{SandboxState, Transition};
 pub use store::{Reaped, SandboxInfo, Store, StoreError};

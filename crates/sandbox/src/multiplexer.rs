@@ -8,8 +8,8 @@ use std::task::{Context, Poll};
 
 use futures::{SinkExt as _, StreamExt as _};
 use smolvm_protocol::message::{
-    AgentHello, Event, GuestNetwork, HostHello, JobStatus, MAX_JOBS, NETWORK_CAPABILITY, Owner,
-    Refusal, Request, Socket,
+    AgentHello, Event, Exec, GuestNetwork, HostHello, JobStatus, MAX_JOBS, NETWORK_CAPABILITY,
+    Owner, Refusal, Request, Socket,
 };
 use smolvm_protocol::multiplex::{MAX_STREAMS, SESSION_WINDOW_BYTES};
 use smolvm_protocol::{Frame, FrameCodec, FrameError, GENERATION, OLDEST_GENERATION};
@@ -28,7 +28,7 @@ const OPEN_QUEUE: usize = 16;
 pub(crate) type AgentStream = Compat<yamux::Stream>;
 
 /// Such a stream, cut into frames.
-type Conversation = Framed<AgentStream, FrameCodec>;
+pub(crate) type Conversation = Framed<AgentStream, FrameCodec>;
 
 /// Why the agent cannot be talked to.
 #[derive(Debug, thiserror::Error)]
@@ -156,6 +156,11 @@ impl AgentSession {
     /// Opens a stream for questions which commands have opened sockets.
     pub(crate) async fn find_owners(&self) -> Result<OwnerSearch, SessionError> {
         Ok(OwnerSearch(self.request(&Request::FindOwners).await?))
+    }
+
+    /// Runs a command without input. What the agent says of it comes next.
+    pub(crate) async fn exec(&self, exec: &Exec) -> Result<Conversation, SessionError> {
+        self.request(&Request::Exec(exec.clone())).await
     }
 
     /// Asks the guest to shut down. Returns when that has begun.

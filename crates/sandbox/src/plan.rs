@@ -17,7 +17,8 @@ use crate::engine::fake::Script;
 use crate::engine::{Accelerator, BootPlan, EnginePlan};
 use crate::record::{RecordError, SandboxDir, read_json, write_json};
 use crate::{
-    EngineChoice, ErrorKind, Installation, Lifetime, PortForwards, SandboxId, SandboxSpec, secrets,
+    AtEnd, EngineChoice, ErrorKind, Installation, Lifetime, PortForwards, SandboxId, SandboxSpec,
+    secrets,
 };
 
 /// Version of the saved plan.
@@ -51,6 +52,9 @@ pub struct SupervisorPlan {
     /// Ports that are exposed before the sandbox is said to be ready.
     #[serde(default)]
     pub port_forwards: PortForwards,
+    /// What the guest does before it is shut down.
+    #[serde(default)]
+    pub at_end: Option<AtEnd>,
     /// Environment variables of every command: placeholders of secrets.
     #[serde(default)]
     pub variables: BTreeMap<String, String>,
@@ -133,6 +137,7 @@ impl SupervisorPlan {
             max_lifetime_ms: spec.max_lifetime_ms,
             max_processes: spec.max_processes,
             port_forwards: spec.port_forwards.clone(),
+            at_end: spec.at_end.clone(),
             variables: secrets::placeholders(spec),
             boot: BootPlan {
                 engine: EnginePlan::Fake(script),
@@ -214,6 +219,7 @@ pub(crate) async fn resolve(
         max_lifetime_ms: spec.max_lifetime_ms,
         max_processes: spec.max_processes,
         port_forwards: spec.port_forwards.clone(),
+        at_end: spec.at_end.clone(),
         variables: secrets::placeholders(spec),
         boot: BootPlan {
             engine,

@@ -548,9 +548,33 @@ impl Sandbox {
         guest_port: u16,
         host_port: Option<u16>,
     ) -> Result<Forward, AccessError> {
+        self.forward_for(guest_port, host_port, false).await
+    }
+
+    /// Like [`Sandbox::forward`], but only processes of the user who started the sandbox, and of
+    /// root, may connect. Others find that the connection is closed at once.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Sandbox::forward`].
+    pub async fn forward_to_owner(
+        &self,
+        guest_port: u16,
+        host_port: Option<u16>,
+    ) -> Result<Forward, AccessError> {
+        self.forward_for(guest_port, host_port, true).await
+    }
+
+    async fn forward_for(
+        &self,
+        guest_port: u16,
+        host_port: Option<u16>,
+        is_owner_only: bool,
+    ) -> Result<Forward, AccessError> {
         let request = SupervisorRequest::Forward {
             guest_port,
             host_port,
+            is_owner_only,
         };
         match self.access.ask(&request).await? {
             SupervisorReply::Forwarded(forward) => Ok(forward),
@@ -586,9 +610,10 @@ impl Sandbox {
         }
     }
 
-    /// Shuts the guest down and waits until the machine is gone. The disk is kept.
+    /// Has the guest do what it does [at its end](crate::AtEnd), shuts it down and waits until the
+    /// machine is gone. The disk is kept.
     ///
-    /// After `grace` the machine is killed; a `grace` of zero kills at once. A sandbox that is
+    /// After `grace` for the shutdown the machine is killed; a `grace` of zero kills at once. A sandbox that is
     /// not running is left as it is.
     ///
     /// # Errors
@@ -597,7 +622,10 @@ impl Sandbox {
     pub async fn stop(&self, grace: Duration) -> Result<(), AccessError> {
         let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
         let request = SupervisorRequest::Stop { grace_ms };
-        match self.end(&request, grace + STOP_PATIENCE).await {
+        let at_end = self.access.store.info(self.id())?.spec.at_end;
+        let patience_ms = at_end.map_or(0, |at_end| at_end.patience_ms);
+        let patience = grace + Duration::from_millis(patience_ms) + STOP_PATIENCE;
+        match self.end(&request, patience).await {
             Err(AccessError::NotRunning { .. }) => Ok(()),
             outcome => outcome,
         }

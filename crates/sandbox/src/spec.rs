@@ -316,6 +316,25 @@ pub struct SandboxSpec {
     /// Ports that are exposed whenever it runs.
     #[serde(default)]
     pub port_forwards: PortForwards,
+    /// What its guest does before it is shut down.
+    #[serde(default)]
+    pub at_end: Option<AtEnd>,
+}
+
+/// What a guest does before it is shut down: by a stop that has patience, by a deadline, or because the
+/// host goes down. A sandbox that is killed, deleted, or left by its owner does nothing more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AtEnd {
+    /// The program, looked up in `PATH` unless it has a slash, and its arguments. Run as root.
+    pub command: Vec<String>,
+    /// Milliseconds that it has.
+    pub patience_ms: u64,
+    /// File of the host that receives its standard output, when it exits with 0: new or replaced,
+    /// and complete.
+    pub output: PathBuf,
+    /// Most bytes of output that are taken. A command that has more is treated as one that failed.
+    pub max_output_bytes: u64,
 }
 
 /// Files of the user's own that a machine boots from. What is absent comes from the image.
@@ -360,6 +379,7 @@ impl SandboxSpec {
             http_rules: Vec::new(),
             keeps_disk: false,
             port_forwards: PortForwards::default(),
+            at_end: None,
         }
     }
 }

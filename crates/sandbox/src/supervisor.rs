@@ -12,10 +12,11 @@
 //! Other tasks only carry bytes: [`lease`] speaks to the creating process, [`clients`] relays
 //! operations, [`forwards`] exposes ports, [`peers`] lets other members of its networks in,
 //! [`console`] keeps what the guest prints, [`causes`] asks the agent what causes events of the
-//! network. [`log`] keeps what the supervisor says of itself.
+//! network, [`at_end`] has the guest do what is done before it is shut down. [`log`] keeps what the supervisor says of itself.
 //!
 //! A supervisor is a value, not a process: [`supervise`] runs until its sandbox has ended.
 
+mod at_end;
 mod causes;
 mod clients;
 mod console;
@@ -26,6 +27,7 @@ mod forwards;
 mod lease;
 mod log;
 mod network;
+mod peer_user;
 mod peers;
 
 use std::fs::File;

@@ -484,9 +484,18 @@ async fn ping_does_not_reach_a_peer_and_an_address_of_nobody_is_private() {
     let _ping = web.guest.send_ping(to.ip());
     let verdict = web.verdict().await;
     assert_eq!(&*verdict.rule, "built-in: pings do not reach peers");
-    let nobody = "172.16.100.1:5432".parse().expect("an address");
+    let nobody: SocketAddr = "172.16.100.1:5432".parse().expect("an address");
     assert_eq!(web.guest.connected(nobody).await, State::Closed);
-    assert_eq!(&*web.verdict().await.rule, "built-in: private address");
+    let to_nobody = |event| match event {
+        Event::Connection {
+            destination,
+            verdict,
+            ..
+        } if destination == nobody => Some(verdict),
+        _ => None,
+    };
+    let verdict = web.logged(to_nobody).await;
+    assert_eq!(&*verdict.rule, "built-in: private address");
 }
 
 #[tokio::test]

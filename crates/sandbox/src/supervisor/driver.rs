@@ -12,14 +12,14 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::Started;
 use super::clients::{self, Client, Clients, Connection};
 use super::console::{self, ConsoleTail};
 use super::deadlines::Deadlines;
 use super::ending::{self, Ended};
-use super::forwards::{BindError, Forwards};
+use super::forwards::{BindError, Forwards, Target};
 use super::lease::{Lease, LeaseNotice};
 use super::network::Network;
+use super::{Started, at_end};
 use crate::engine::{Machine, MachineExit};
 use crate::multiplexer::{AgentSession, GuestSettings, SessionError};
 use crate::network::NetworkError;
@@ -46,6 +46,15 @@ const MAX_RELEASE_CHARS: usize = 100;
 /// A stop under way: who waits for it, and when patience ends.
 struct Stopping {
     deadline: Instant,
+    waiting: Vec<Connection>,
+    is_deleting: bool,
+}
+
+/// What the guest does before it is shut down, being done.
+struct Closing {
+    task: AbortOnDropHandle<()>,
+    /// The stop that comes then.
+    grace_ms: u64,
     waiting: Vec<Connection>,
     is_deleting: bool,
 }
@@ -77,6 +86,7 @@ pub(super) struct Driver {
     commands: mpsc::Receiver<Client>,
     clients: Clients,
     terminate: Signal,
+    closing: Option<Closing>,
     stopping: Option<Stopping>,
     /// The guest's answer to the request to shut down, until it has come.
     shutdown: Option<AbortOnDropHandle<Result<(), SessionError>>>,
@@ -141,6 +151,7 @@ impl Driver {
             commands,
             clients,
             terminate,
+            closing: None,
             stopping: None,
             shutdown: None,
             awaiting_ready: Vec::new(),
@@ -168,10 +179,13 @@ impl Driver {
                 exit = self.machine.wait() => return self.end(exit).await,
                 hello = answer(&mut self.hello) => self.agent_answered(hello).await,
                 asked = answer(&mut self.shutdown) => self.shutdown_answered(asked).await,
-                () = ended(&mut self.connection) => self.lose_connection(),
+                () = ended(self.connection.as_mut()) => self.lose_connection(),
                 Some(client) = self.commands.recv() => self.serve(client).await,
                 notice = self.lease.notice() => self.lease_changed(notice),
-                _ = self.terminate.recv() => self.stop(HOST_SHUTDOWN_GRACE_MS, None, false),
+                _ = self.terminate.recv() => self.close(HOST_SHUTDOWN_GRACE_MS, None, false),
+                () = ended(self.closing.as_mut().map(|closing| &mut closing.task)) => {
+                    self.stop_closed();
+                }
                 () = tokio::time::sleep_until(deadline) => self.patience_lost(),
                 reason = self.deadlines.passed(operations, agent), if self.may_expire() => {
                     self.expire(reason);
@@ -198,7 +212,10 @@ impl Driver {
 
     /// Returns whether the sandbox may end by itself: nothing else is ending it, or starting.
     const fn may_expire(&self) -> bool {
-        self.is_ready && self.stopping.is_none() && self.connection_lost.is_none()
+        self.is_ready
+            && self.closing.is_none()
+            && self.stopping.is_none()
+            && self.connection_lost.is_none()
     }
 
     fn expire(&mut self, reason: String) {
@@ -206,7 +223,7 @@ impl Driver {
         self.expiry = Some(reason);
         let is_deleting = self.plan.lifetime == Lifetime::Leased;
         let grace_ms = if is_deleting { 0 } else { EXPIRY_GRACE_MS };
-        self.stop(grace_ms, None, is_deleting);
+        self.close(grace_ms, None, is_deleting);
     }
 
     fn patience_lost(&mut self) {
@@ -309,7 +326,8 @@ impl Driver {
             connection,
         } = client;
         match request {
-            SupervisorRequest::Stop { grace_ms } => self.stop(grace_ms, Some(connection), false),
+            SupervisorRequest::Stop { grace_ms: 0 } => self.stop(0, Some(connection), false),
+            SupervisorRequest::Stop { grace_ms } => self.close(grace_ms, Some(connection), false),
             SupervisorRequest::Delete => self.stop(0, Some(connection), true),
             SupervisorRequest::Status => {
                 let status = SupervisorReply::Status(self.status());
@@ -347,13 +365,18 @@ impl Driver {
                 SupervisorRequest::Forward {
                     guest_port,
                     host_port,
+                    is_owner_only,
                 },
                 SandboxState::Running,
             ) => {
                 let operations = self.clients.operations();
+                let target = Target {
+                    guest_port: *guest_port,
+                    is_owner_only: *is_owner_only,
+                };
                 let opened = self
                     .forwards
-                    .add(*guest_port, *host_port, &self.session, operations)
+                    .add(target, *host_port, &self.session, operations)
                     .await;
                 match opened {
                     Ok(forward) => SupervisorReply::Forwarded(forward),
@@ -477,6 +500,37 @@ impl Driver {
         }
     }
 
+    /// Stops the machine once the guest has done what it does before.
+    fn close(&mut self, grace_ms: u64, client: Option<Connection>, is_deleting: bool) {
+        if let Some(closing) = &mut self.closing {
+            closing.waiting.extend(client);
+            return;
+        }
+        let can_ask = self.state.state == SandboxState::Running && self.is_ready;
+        let Some(at_end) = self.plan.at_end.take_if(|_| can_ask) else {
+            self.stop(grace_ms, client, is_deleting);
+            return;
+        };
+        let session = self.session.clone();
+        let task = tokio::spawn(async move {
+            if let Err(error) = at_end::run(at_end, session).await {
+                tracing::warn!(error = %text::chain(&error), "guest's last command not done");
+            }
+        });
+        self.closing = Some(Closing {
+            task: AbortOnDropHandle::new(task),
+            grace_ms,
+            waiting: client.into_iter().collect(),
+            is_deleting,
+        });
+    }
+
+    fn stop_closed(&mut self) {
+        if let Some(closing) = &self.closing {
+            self.stop(closing.grace_ms, None, closing.is_deleting);
+        }
+    }
+
     /// Begins to stop the machine, or hurries a stop that is under way.
     fn stop(&mut self, grace_ms: u64, client: Option<Connection>, is_deleting: bool) {
         let deadline = Instant::now() + Duration::from_millis(grace_ms);
@@ -492,6 +546,10 @@ impl Driver {
         stopping.deadline = stopping.deadline.min(deadline);
         stopping.is_deleting |= is_deleting;
         stopping.waiting.extend(client);
+        if let Some(closing) = self.closing.take() {
+            stopping.waiting.extend(closing.waiting);
+            stopping.is_deleting |= closing.is_deleting;
+        }
         if is_first && let Err(error) = self.change(Transition::Stop, None) {
             tracing::warn!(error = %text::chain(&error), "stop not recorded");
         }
@@ -559,9 +617,10 @@ impl Driver {
                 console_tail,
             },
         );
-        let (waiting, is_deleting) = match self.stopping {
-            Some(stopping) => (stopping.waiting, stopping.is_deleting),
-            None => (Vec::new(), false),
+        let (waiting, is_deleting) = match (self.stopping, self.closing) {
+            (Some(stopping), _) => (stopping.waiting, stopping.is_deleting),
+            (None, Some(closing)) => (closing.waiting, closing.is_deleting),
+            (None, None) => (Vec::new(), false),
         };
         Ended {
             directory: self.directory,
@@ -608,7 +667,7 @@ async fn answer<T>(
 }
 
 /// Waits for the end of a task; forever when it was seen already.
-async fn ended(task: &mut Option<AbortOnDropHandle<()>>) {
+async fn ended(task: Option<&mut AbortOnDropHandle<()>>) {
     match task {
         // However it ended, what it drove is gone.
         Some(task) => drop(task.await),

@@ -27,6 +27,7 @@ use tokio_util::codec::Framed;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::clients::Operations;
+use super::peer_user;
 use crate::multiplexer::AgentSession;
 use crate::{PortForwards, text};
 
@@ -62,7 +63,16 @@ pub(super) struct Forwards {
 #[derive(Debug)]
 struct OneForward {
     forward: Forward,
+    is_owner_only: bool,
     port: Port,
+}
+
+/// Where the connections of a forward go, and whose they may be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Target {
+    pub(super) guest_port: u16,
+    /// Whether only processes of this user, and of root, may connect.
+    pub(super) is_owner_only: bool,
 }
 
 /// A port of the host, as the drawing above has it.
@@ -78,6 +88,7 @@ impl Forwards {
     pub(super) fn new(forwards: &PortForwards) -> Self {
         let closed = |&forward: &Forward| OneForward {
             forward,
+            is_owner_only: false,
             port: Port::Closed,
         };
         Self {
@@ -108,8 +119,11 @@ impl Forwards {
         for one in &mut self.all {
             one.port = match std::mem::replace(&mut one.port, Port::Closed) {
                 Port::Bound(listener) => {
-                    let guest_port = one.forward.guest_port;
-                    answering(listener, guest_port, session, operations)
+                    let target = Target {
+                        guest_port: one.forward.guest_port,
+                        is_owner_only: one.is_owner_only,
+                    };
+                    answering(listener, target, session, operations)
                 }
                 port => port,
             };
@@ -126,17 +140,22 @@ impl Forwards {
     /// Adds a forward that answers, or returns the one that does the same already.
     pub(super) async fn add(
         &mut self,
-        guest_port: u16,
+        target: Target,
         wished: Option<u16>,
         session: &AgentSession,
         operations: &Operations,
     ) -> io::Result<Forward> {
-        let is_same = |forward: &Forward| {
-            forward.guest_port == guest_port
-                && wished.is_none_or(|wished| wished == forward.host_port)
+        let Target {
+            guest_port,
+            is_owner_only,
+        } = target;
+        let is_same = |one: &&OneForward| {
+            one.forward.guest_port == guest_port
+                && one.is_owner_only == is_owner_only
+                && wished.is_none_or(|wished| wished == one.forward.host_port)
         };
-        if let Some(found) = self.list().into_iter().find(is_same) {
-            return Ok(found);
+        if let Some(found) = self.all.iter().find(is_same) {
+            return Ok(found.forward);
         }
         if guest_port == 0 || wished == Some(0) {
             return Err(io::Error::new(
@@ -153,8 +172,12 @@ impl Forwards {
             host_port: listener.local_addr()?.port(),
             guest_port,
         };
-        let port = answering(listener, guest_port, session, operations);
-        self.all.push(OneForward { forward, port });
+        let port = answering(listener, target, session, operations);
+        self.all.push(OneForward {
+            forward,
+            is_owner_only,
+            port,
+        });
         Ok(forward)
     }
 
@@ -197,13 +220,13 @@ async fn listen(wished: Option<u16>) -> io::Result<TcpListener> {
 /// Accepts the connections of `listener` from now on.
 fn answering(
     listener: TcpListener,
-    guest_port: u16,
+    target: Target,
     session: &AgentSession,
     operations: &Operations,
 ) -> Port {
     let task = tokio::spawn(accept(
         listener,
-        guest_port,
+        target,
         session.clone(),
         operations.clone(),
     ));
@@ -212,7 +235,7 @@ fn answering(
 
 async fn accept(
     listener: TcpListener,
-    guest_port: u16,
+    target: Target,
     session: AgentSession,
     operations: Operations,
 ) {
@@ -223,7 +246,8 @@ async fn accept(
             Ok((socket, _)) => {
                 let (session, operations) = (session.clone(), operations.clone());
                 connections.spawn(async move {
-                    if let Err(error) = relay(socket, guest_port, &session, &operations).await {
+                    if let Err(error) = relay(socket, target, &session, &operations).await {
+                        let Target { guest_port, .. } = target;
                         tracing::debug!(guest_port, error = %text::chain(&error), "connection ended");
                     }
                 });
@@ -241,17 +265,22 @@ async fn accept(
 /// connection: it was accepted before the guest could be asked.
 async fn relay(
     mut socket: TcpStream,
-    guest_port: u16,
+    target: Target,
     session: &AgentSession,
     operations: &Operations,
 ) -> io::Result<()> {
     let Some(_operation) = operations.begin() else {
         return Err(io::ErrorKind::QuotaExceeded.into());
     };
+    if target.is_owner_only && !peer_user::is_own(&socket).await? {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
     socket.set_nodelay(true)?;
     let stream = session.open().await.map_err(io::Error::other)?;
     let mut framed = Framed::new(stream, FrameCodec);
-    let request = Request::Connect(Connect { port: guest_port });
+    let request = Request::Connect(Connect {
+        port: target.guest_port,
+    });
     let request = Frame::message(&request).map_err(io::Error::other)?;
     framed.send(request).await.map_err(io::Error::other)?;
     let answer = match framed.next().await {

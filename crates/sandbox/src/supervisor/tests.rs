@@ -1,6 +1,8 @@
 //! The supervisor in this process, over the fake engine, used through the same handle that
 //! clients use.
 
+mod at_end;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -68,7 +68,8 @@ impl<'a> Launcher<'a> {
 
     /// Tells the launcher to end; returns its exit code and what it said until then.
     pub(super) fn end(mut self) -> (i32, Vec<String>) {
-        let _told = sh(self.host, "pkill -TERM -f /usr/lib/smolvm/browser-session").ok();
+        let launcher = "^/usr/bin/python3 /usr/lib/smolvm/browser-session";
+        let _told = sh(self.host, &format!("pkill -TERM -f '{launcher}'")).ok();
         let said = self
             .lines
             .by_ref()

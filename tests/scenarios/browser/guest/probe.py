@@ -85,7 +85,8 @@ def processes():
     """Chromium's processes, by what kind they are, and the one that started them."""
     found = {}
     for path in pathlib.Path("/proc").glob("[0-9]*"):
-        words = (path / "cmdline").read_text().split("\0")
+        # Forks of the zygote write theirs with spaces.
+        words = (path / "cmdline").read_text().replace("\0", " ").split() or [""]
         kinds = [word.removeprefix("--type=") for word in words if word.startswith("--type=")]
         kind = kinds[0] if kinds else "browser"
         if "browser-session" in words[1 if len(words) > 1 else 0]:

@@ -43,8 +43,8 @@ CDP_PORT = 9222
 VNC_PORT = 5900
 NOVNC_PORT = 6080
 
-# Rows that Chromium 156 has above the page: tabs and address. Where another Chromium has more or
-# fewer, the first start finds out and starts again.
+# Rows that Chromium 156 has above the page: tabs and address, which headless it leaves room for
+# as well. Where another Chromium has more or fewer, the first start finds out and starts again.
 TOOLBAR_ROWS = 87
 
 # What VNC passwords have at most (RFC 6143 §7.2.2): the key of DES.
@@ -203,8 +203,8 @@ class Chromium:
         self.last_id = 0
 
     @classmethod
-    async def start(cls, settings, environment):
-        """Starts Chromium on the profile."""
+    async def start(cls, settings, rows, environment):
+        """Starts Chromium on the profile, with a window of so many rows."""
         # Left by a Chromium whose machine was killed; another can hold the profile no more,
         # because two sessions cannot run in one guest.
         for name in ("SingletonLock", "SingletonCookie", "SingletonSocket"):
@@ -215,7 +215,7 @@ class Chromium:
             "chromium",
             # Chromium reads commands from descriptor 3 and writes answers to descriptor 4.
             "/bin/bash", "-c", f'exec "$@" 3<&{commands_read} 4>&{answers_write}', "bash",
-            *chromium_command(settings),
+            *chromium_command(settings, rows),
             environment=environment,
             oom_score=0,
             pass_fds=(commands_read, answers_write),
@@ -278,18 +278,14 @@ class Chromium:
         self.writer.close()
 
 
-def chromium_command(settings):
+def chromium_command(settings, rows):
     """Returns Chromium's command line."""
-    display = (
-        # The window manager makes the window as large as the display.
-        ["--ozone-platform=x11", "--start-maximized"]
-        if settings.is_live
-        # Headless Chromium has no toolbar: its window is the page.
-        else ["--headless=new", f"--window-size={settings.width},{settings.height}"]
-    )
     return [
         CHROMIUM,
-        *display,
+        "--ozone-platform=x11" if settings.is_live else "--headless=new",
+        # Of the whole display: the window manager gives a window no other size.
+        "--window-position=0,0",
+        f"--window-size={settings.width},{rows}",
         # The host reaches it through a port forward, and nobody else does.
         f"--remote-debugging-port={CDP_PORT}",
         "--remote-debugging-address=127.0.0.1",
@@ -383,24 +379,31 @@ class Session:
         self.recorder = None
         self.chromium = None
 
+    @property
+    def rows(self):
+        return self.settings.height + self.toolbar_rows
+
     async def start(self):
         """Starts everything; returns when it can be used."""
         make_directories(self.settings)
         write_policy(self.settings)
+        try:
+            await self.start_window()
+        except ViewportError as error:
+            self.toolbar_rows += self.settings.height - error.found
+            await self.end()
+            await self.start_window()
         if self.settings.is_live:
-            await self.start_display()
-        await self.start_chromium()
-        if self.settings.is_live:
-            try:
-                await self.chromium.check_viewport(self.settings)
-            except ViewportError as error:
-                self.toolbar_rows += self.settings.height - error.found
-                await self.end()
-                await self.start_display()
-                await self.start_chromium()
             await listening(NOVNC_PORT)
         if self.settings.records:
             await self.start_recorder()
+
+    async def start_window(self):
+        """Starts Chromium, and the display where there is one; the page has its size then."""
+        if self.settings.is_live:
+            await self.start_display()
+        await self.start_chromium()
+        await self.chromium.check_viewport(self.settings)
 
     async def start_display(self):
         """Starts the X server and what shows it; returns when the X server takes clients."""
@@ -413,12 +416,14 @@ class Session:
         )
         write_private(RUN / "vnc-password", password.stdout)
         write_private(RUN / "token", f"{settings.token}: 127.0.0.1:{VNC_PORT}\n".encode())
+        # Left by a display whose machine was killed: its process ID may be another's now.
+        for path in (f"/tmp/.X{DISPLAY[1:]}-lock", f"/tmp/.X11-unix/X{DISPLAY[1:]}"):
+            pathlib.Path(path).unlink(missing_ok=True)
         ready_read, ready_write = os.pipe()
-        rows = settings.height + self.toolbar_rows
         display = await Process.start(
             "vnc",
             "Xtigervnc", DISPLAY, "-displayfd", str(ready_write), "-geometry",
-            f"{settings.width}x{rows}", "-depth", "24", "-noreset", "-nolisten", "tcp",
+            f"{settings.width}x{self.rows}", "-depth", "24", "-noreset", "-nolisten", "tcp",
             "-rfbport", str(VNC_PORT), "-localhost=1", "-SecurityTypes=VncAuth",
             f"-PasswordFile={RUN}/vnc-password", "-desktop", settings.session, "-AlwaysShared",
             # The page keeps the size that was asked for.
@@ -429,7 +434,7 @@ class Session:
         )  # fmt: skip
         self.services.append(display)
         os.close(ready_write)
-        await line_from(ready_read, display)
+        await started(display, ready_read)
         manager = ["matchbox-window-manager", "-use_titlebar", "no", "-use_cursor", "yes"]
         self.services.append(await Process.start("window-manager", *manager))
         self.services.append(
@@ -441,11 +446,12 @@ class Session:
         )  # fmt: skip
 
     async def start_chromium(self):
-        """Starts Chromium; on a second failure with a profile that it did not make anew."""
-        had_profile = any(self.settings.profile_dir.iterdir())
+        """Starts Chromium; a profile that it does not open twice in a row is set aside."""
+        settings = self.settings
+        had_profile = any(settings.profile_dir.iterdir())
         for attempt in (1, 2, 3):
             try:
-                self.chromium = await Chromium.start(self.settings, self.environment)
+                self.chromium = await Chromium.start(settings, self.rows, self.environment)
                 await self.chromium.page()
                 await listening(CDP_PORT)
                 return
@@ -454,8 +460,8 @@ class Session:
                 if attempt == 3 or not had_profile:
                     raise
             if attempt == 2:
-                set_aside(self.settings)
-                make_directories(self.settings)
+                set_aside(settings)
+                make_directories(settings)
 
     async def start_recorder(self):
         """Starts the video; returns when its first frame is taken."""
@@ -474,7 +480,7 @@ class Session:
             pass_fds=(first_write,),
         )  # fmt: skip
         os.close(first_write)
-        await line_from(first_read, self.recorder, keeps_reading=True)
+        await started(self.recorder, first_read)
 
     async def watch(self):
         """Restarts Chromium when it ends; returns never."""
@@ -515,18 +521,27 @@ def write_private(path, content):
     path.write_bytes(content)
 
 
-async def line_from(descriptor, process, keeps_reading=False):
-    """Returns when the process has written a line to the pipe."""
-    reader = asyncio.StreamReader()
-    protocol = asyncio.StreamReaderProtocol(reader)
-    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-        lambda: protocol, os.fdopen(descriptor, "rb", 0)
-    )
-    if not await reader.readline():
-        transport.close()
+class FirstOutput(asyncio.Protocol):
+    """Waits for the first output of a process on a pipe, and lets go of all that follows."""
+
+    def __init__(self):
+        self.came = asyncio.get_running_loop().create_future()
+
+    def data_received(self, data):
+        if not self.came.done():
+            self.came.set_result(True)
+
+    def connection_lost(self, error):
+        if not self.came.done():
+            self.came.set_result(False)
+
+
+async def started(process, descriptor):
+    """Returns when the process has written to the pipe, as it does when it works."""
+    pipe = os.fdopen(descriptor, "rb", 0)
+    _, output = await asyncio.get_running_loop().connect_read_pipe(FirstOutput, pipe)
+    if not await output.came:
         raise SessionError(f"{process.name} did not start, see {LOGS}/{process.name}.log")
-    if not keeps_reading:
-        transport.close()
 
 
 async def run(settings, environment):
@@ -569,9 +584,12 @@ def end_orphans():
         if not children:
             return
         for child in children:
-            os.kill(int(child), signal.SIGKILL)
-        for child in children:
-            os.waitpid(int(child), 0)
+            try:
+                os.kill(int(child), signal.SIGKILL)
+                os.waitpid(int(child), 0)
+            except (ProcessLookupError, ChildProcessError):
+                # asyncio's own waiting has seen its end first.
+                pass
 
 
 def main():

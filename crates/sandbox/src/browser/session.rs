@@ -577,6 +577,16 @@ impl BrowserSession {
             // The sandbox goes all the same.
             Err(error) => tracing::warn!(error = %chain(&error), "browser not ended in order"),
         }
+        self.discard().await
+    }
+
+    /// Ends the session at once, in whatever state it is: the browser is killed, and what it
+    /// leaves in the guest is lost.
+    ///
+    /// # Errors
+    ///
+    /// When its sandbox cannot be removed.
+    pub async fn discard(&self) -> Result<(), BrowserError> {
         self.remove_sandbox().await?;
         self.records.remove(&self.session_id);
         Ok(())

@@ -1,5 +1,6 @@
 //! End-to-end scenarios over real guests. One module per theme; the fixture is `smolvm_tests`.
 
+mod browser;
 mod commands;
 mod custom_boot;
 mod death;

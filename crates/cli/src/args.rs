@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    cleanup, completion, cp, create, delete, doctor, env, exec, file, info, job, list, logs,
-    network, pause, port, resume, run, setup, shell, ssh, start, stop,
+    browser, cleanup, completion, cp, create, delete, doctor, env, exec, file, info, job, list,
+    logs, network, pause, port, resume, run, setup, shell, ssh, start, stop,
 };
 use crate::failure::Family;
 
@@ -33,6 +33,9 @@ pub(crate) enum Command {
     /// The same commands for sandboxes, by the name of what they work on.
     #[command(name = "sandbox", subcommand, alias = "sandboxes")]
     SandboxAlias(Verb),
+    /// Start and stop browsers, each in a sandbox of its own.
+    #[command(subcommand, alias = "browsers")]
+    Browser(browser::Command),
     /// Prepare what guests boot from, so that the first run need not.
     Setup(setup::Args),
     /// Check whether sandboxes work on this host; say why not, and what to do about it.
@@ -101,6 +104,7 @@ impl Command {
         match self {
             Self::Sandbox(verb) => verb.name().to_owned(),
             Self::SandboxAlias(verb) => format!("sandbox.{}", verb.name()),
+            Self::Browser(command) => command.name().to_owned(),
             Self::Setup(_) => "setup".to_owned(),
             Self::Doctor(_) => "doctor".to_owned(),
             Self::Completion(_) => "completion".to_owned(),

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 use smolvm_sandbox::{
     AccessError, Installation, Sandbox, SandboxId, SandboxInfo, SandboxState, Store, StoreError,
+    reap_browsers,
 };
 
 use crate::activity::Activity;
@@ -41,6 +42,7 @@ impl Context {
         for name in &reaped.failed {
             tracing::info!(sandbox = %name, "supervisor had died");
         }
+        reap_browsers(&self.installation.data_dir)?;
         Ok(())
     }
 

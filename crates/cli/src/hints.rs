@@ -11,9 +11,9 @@ use smolvm_sandbox::accelerator::AcceleratorError;
 use smolvm_sandbox::control::{StartFailure, StartFailureKind};
 use smolvm_sandbox::message::{Refusal, RefusalCode};
 use smolvm_sandbox::{
-    AccessError, CopyError, CreateError, EnvError, ErrorKind, ExecError, LogError, NetworkError,
-    NetworksError, PlanError, PortForwardError, SandboxState, SecretsError, SpecError, StartError,
-    StoreError,
+    AccessError, ArtifactError, BrowserConfigError, BrowserError, CopyError, CreateError, EnvError,
+    ErrorKind, ExecError, LogError, NetworkError, NetworksError, PlanError, PortForwardError,
+    SandboxState, SecretsError, SpecError, StartError, StoreError,
 };
 
 use crate::failure::Failure;
@@ -241,6 +241,47 @@ impl From<RootImageError> for Failure {
             _ => ErrorKind::Host,
         };
         Self::of(&error, kind, on_root_image(&error))
+    }
+}
+
+impl From<BrowserConfigError> for Failure {
+    fn from(error: BrowserConfigError) -> Self {
+        Self::of(&error, error.kind(), Advice::code("invalid_browser"))
+    }
+}
+
+impl From<BrowserError> for Failure {
+    fn from(error: BrowserError) -> Self {
+        let log = error.log().to_vec();
+        let failure = match error {
+            BrowserError::Create(error) => error.into(),
+            BrowserError::Start(error) => error.into(),
+            BrowserError::Exec(error) => error.into(),
+            BrowserError::Access(error) | BrowserError::Artifact(ArtifactError::Access(error)) => {
+                error.into()
+            }
+            BrowserError::Store(error) => error.into(),
+            error => Self::of(&error, error.kind(), on_browser(&error)),
+        };
+        failure.console(&log)
+    }
+}
+
+fn on_browser(error: &BrowserError) -> Advice {
+    match error {
+        BrowserError::NotFound { .. } => Advice::code("browser_session_not_found")
+            .hint("see which there are: smolvm browser list"),
+        BrowserError::AlreadyExists { id } => Advice::code("browser_session_exists").hint(format!(
+            "choose another name, or stop it: smolvm browser stop {id}"
+        )),
+        BrowserError::ProfileInUse { session, .. } => Advice::code("profile_in_use")
+            .hint(format!("stop that session: smolvm browser stop {session}")),
+        BrowserError::NotReady { id, .. } => Advice::code("browser_not_ready")
+            .hint(format!("see what it said: smolvm browser logs {id}")),
+        BrowserError::Failed { .. } => {
+            Advice::code("browser_failed").hint("more memory may help: --memory-mib 4096")
+        }
+        _ => Advice::none(),
     }
 }
 

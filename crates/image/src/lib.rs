@@ -44,8 +44,9 @@ pub use kernel::{
 pub use overlay::{MIN_OVERLAY_MIB, OverlayError, overlay_template};
 pub use progress::{NoProgress, Progress};
 pub use root_image::{
-    DEFAULT_IMAGE, ImageName, ImageNameError, RewriteError, RootImage, RootImageError,
-    known_images, prepared_root_image, prepared_root_images, rebuild_root_image, root_image,
+    BROWSER_IMAGE, DEFAULT_IMAGE, ImageName, ImageNameError, RewriteError, RootImage,
+    RootImageError, known_images, prepared_root_image, prepared_root_images, rebuild_root_image,
+    root_image,
 };
 pub use sparse::{CopyError, CopyMethod, copy_sparse};
 pub use ssh_image::{

@@ -21,6 +21,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 pub(crate) use bootstrap::{MMDEBSTRAP, NEWUIDMAP, SQFSTAR};
+pub use recipe::BROWSER_IMAGE;
 pub use rewrite::RewriteError;
 
 use crate::cache::{Artefact, ArtefactKind, Cache, CacheError, Inputs, Key, Staging, is_key_name};

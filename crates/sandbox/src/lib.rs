@@ -17,6 +17,7 @@
 pub mod accelerator;
 mod access;
 mod bounded_log;
+mod browser;
 mod custom;
 mod dial;
 mod disk;
@@ -51,6 +52,12 @@ mod text;
 mod tree;
 
 pub use access::AccessError;
+pub use browser::{
+    ArtifactError, AskedBrowser, BrowserConfig, BrowserConfigError, BrowserError, BrowserInfo,
+    BrowserMode, BrowserPorts, BrowserSession, BrowserStatus, DEFAULT_BROWSER_DISK_MIB,
+    DEFAULT_BROWSER_MEMORY_MIB, DEFAULT_BROWSER_VCPUS, DEFAULT_TIMEOUT_MINUTES, DEFAULT_VIEWPORT,
+    ImageFormat, ScreenshotError, reap_browsers,
+};
 pub use custom::{CustomBootError, MAX_BOOT_ARGS_BYTES, MAX_EXTRA_DRIVES, MAX_INITRAMFS_BYTES};
 pub use dial::GuestConnection;
 pub use env::{EnvError, check_env_key};

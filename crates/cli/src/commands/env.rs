@@ -149,7 +149,7 @@ async fn list(args: ListArgs, context: &Context) -> Result<Report, Failure> {
 }
 
 /// Returns a variable with its value. Unlike those of one command, these are text.
-fn pair(typed: OsString) -> Result<(String, String), Failure> {
+pub(super) fn pair(typed: OsString) -> Result<(String, String), Failure> {
     let Variable { name, value } = Variable::from(typed);
     let shown = name.to_string_lossy().into_owned();
     let value = match value {

@@ -3,6 +3,7 @@
 //! A command's `Args` are what was typed. It returns a [`Report`] or a
 //! [`Failure`] and prints nothing itself, but for what streams.
 
+pub(crate) mod browser;
 pub(crate) mod cleanup;
 pub(crate) mod completion;
 pub(crate) mod cp;
@@ -79,6 +80,10 @@ fn execute(command: Command, settings: Settings) -> Result<Report, Failure> {
 async fn dispatch(command: Command, context: &Context) -> Result<Report, Failure> {
     match command {
         Command::Sandbox(verb) | Command::SandboxAlias(verb) => dispatch_verb(verb, context).await,
+        Command::Browser(command) => {
+            context.reap()?;
+            browser::run(command, context).await
+        }
         Command::Setup(args) => setup::run(args, context).await,
         Command::Doctor(args) => doctor::run(args, context).await,
         Command::Completion(args) => Ok(completion::run(args)),

@@ -19,6 +19,10 @@ pub(crate) struct Args {
     #[arg(long, default_value = smolvm_image::DEFAULT_IMAGE)]
     image: String,
 
+    /// Prepare the image of browser sessions as well.
+    #[arg(long)]
+    browser: bool,
+
     /// Only say whether everything is prepared; exit code 1 when not.
     #[arg(long, alias = "check-only")]
     check: bool,
@@ -27,7 +31,8 @@ pub(crate) struct Args {
 /// What is prepared.
 struct Prepared {
     kernel: Option<String>,
-    image: Option<String>,
+    /// The images asked for, and the size of each that is prepared.
+    images: Vec<(ImageName, Option<String>)>,
 }
 
 /// Prepares, or looks.
@@ -38,60 +43,84 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<Report, Failure
             .code("unknown_image")
             .hint(format!("there are these images: {known}"))
     })?;
+    let mut images = vec![image];
+    if args.browser && args.image != smolvm_image::BROWSER_IMAGE {
+        images.push(smolvm_image::BROWSER_IMAGE.parse().expect("a legal name"));
+    }
     let installation = context.installation.clone();
     let activity = context.activity("preparing");
     let progress = activity.progress();
     let is_check = args.check;
     let prepared = tokio::task::spawn_blocking(move || {
         if is_check {
-            look(&installation, &image)
+            look(&installation, images)
         } else {
-            prepare(&installation, &image, &*progress)
+            prepare(&installation, images, &*progress)
         }
     })
     .await
     .expect("preparing does not panic and is never cancelled")?;
     drop(activity);
-    Ok(report(&prepared, &args.image))
+    Ok(report(&prepared))
 }
 
-fn look(installation: &Installation, image: &ImageName) -> Result<Prepared, Failure> {
+fn look(installation: &Installation, images: Vec<ImageName>) -> Result<Prepared, Failure> {
     let cache = Cache::open(&installation.cache_dir)?;
     let kernel = prepared_kernel(&cache, &NoProgress)?;
-    let image = prepared_root_image(&cache, image, &NoProgress)?;
+    let mut looked_at = Vec::new();
+    for name in images {
+        let image = prepared_root_image(&cache, &name, &NoProgress)?;
+        looked_at.push((name, image.map(|image| text::size(image.size_bytes))));
+    }
     Ok(Prepared {
         kernel: kernel.map(|kernel| kernel.release),
-        image: image.map(|image| text::size(image.size_bytes)),
+        images: looked_at,
     })
 }
 
 fn prepare(
     installation: &Installation,
-    image: &ImageName,
+    images: Vec<ImageName>,
     progress: &dyn Progress,
 ) -> Result<Prepared, Failure> {
     let cache = Cache::open(&installation.cache_dir)?;
     let kernel = kernel(&cache, progress)?;
     initramfs(&cache, &kernel, &installation.agent, progress)?;
     overlay_template(&cache, DEFAULT_DISK.get(), progress)?;
-    let image = root_image(&cache, image, progress)?;
+    let mut prepared = Vec::new();
+    for name in images {
+        let image = root_image(&cache, &name, progress)?;
+        prepared.push((name, Some(text::size(image.size_bytes))));
+    }
     Ok(Prepared {
         kernel: Some(kernel.release),
-        image: Some(text::size(image.size_bytes)),
+        images: prepared,
     })
 }
 
-fn report(prepared: &Prepared, image: &str) -> Report {
-    let is_ready = prepared.kernel.is_some() && prepared.image.is_some();
+fn report(prepared: &Prepared) -> Report {
+    let is_ready =
+        prepared.kernel.is_some() && prepared.images.iter().all(|(_, size)| size.is_some());
     let shown = |what: &Option<String>| what.clone().unwrap_or_else(|| "not prepared".to_owned());
-    let text = table::pairs(&[
-        ("kernel", shown(&prepared.kernel)),
-        ("image", format!("{image}: {}", shown(&prepared.image))),
-    ]);
+    let images = prepared
+        .images
+        .iter()
+        .map(|(name, size)| ("image", format!("{name}: {}", shown(size))));
+    let lines: Vec<_> = [("kernel", shown(&prepared.kernel))]
+        .into_iter()
+        .chain(images)
+        .collect();
+    let text = table::pairs(&lines);
+    let images: Vec<_> = prepared
+        .images
+        .iter()
+        .map(|(name, size)| json!({"prepared": size.is_some(), "name": name.as_str()}))
+        .collect();
     let data = json!({
         "ready": is_ready,
         "kernel": {"prepared": prepared.kernel.is_some(), "release": prepared.kernel},
-        "image": {"prepared": prepared.image.is_some(), "name": image},
+        "image": images[0],
+        "images": images,
     });
     let mut report = Report::new(data, text);
     if !is_ready {

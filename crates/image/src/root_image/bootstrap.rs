@@ -170,7 +170,11 @@ fn mmdebstrap(
     let wished = wishes.packages.iter().map(String::as_str);
     let packages: Vec<&str> = recipe.packages.iter().copied().chain(wished).collect();
     let include = format!("--include={}", packages.join(","));
-    let hooks = wishes.password_hash.map(|_| PASSWORD_HOOK);
+    let password_hook = wishes.password_hash.map(|_| PASSWORD_HOOK);
+    let hooks = recipe
+        .hooks
+        .iter()
+        .map(|command| format!("--customize-hook={command}"));
     let password_line = format!("root:{}", wishes.password_hash.unwrap_or_default());
     let excludes = recipe
         .excluded_paths
@@ -193,6 +197,7 @@ fn mmdebstrap(
         .args(includes)
         .args(proxies)
         .args(hooks)
+        .args(password_hook)
         .args([include])
         .args([sources.suite.as_str(), "-"])
         .args(sources.for_build())

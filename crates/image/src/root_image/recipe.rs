@@ -3,6 +3,10 @@
 //! Adding an image means adding a constant here and naming it in [`ALL`]. A changed recipe is a
 //! new image: its text is part of the cache key.
 
+mod browser;
+
+pub use browser::BROWSER_IMAGE;
+
 /// What goes into an image, and what does not.
 #[derive(Debug)]
 pub(crate) struct Recipe {
@@ -22,6 +26,9 @@ pub(crate) struct Recipe {
     pub(crate) directories: &'static [&'static str],
     /// Files to add or replace.
     pub(crate) files: &'static [AddedFile],
+    /// Commands for a shell, run outside the tree when all packages are in it: `$1` is the tree
+    /// (mmdebstrap(1), `--customize-hook`).
+    pub(crate) hooks: &'static [&'static str],
     /// Free space that building needs: the unpacked tree with its downloads, and the image.
     pub(crate) needed_bytes: u64,
 }
@@ -35,7 +42,7 @@ pub(crate) struct AddedFile {
 }
 
 /// Every image there is.
-pub(super) const ALL: &[&Recipe] = &[&DEBIAN];
+pub(super) const ALL: &[&Recipe] = &[&DEBIAN, &browser::BROWSER];
 
 /// The package with sshd.
 pub(crate) const SSH_SERVER: &str = "openssh-server";
@@ -123,41 +130,52 @@ const DEBIAN: Recipe = Recipe {
         "usr/share/man/man1",
     ],
     files: &[
-        AddedFile {
-            path: "etc/hostname",
-            mode: 0o644,
-            content: "sandbox\n",
-        },
-        AddedFile {
-            path: "etc/hosts",
-            mode: 0o644,
-            content: "127.0.0.1 localhost sandbox\n::1 localhost ip6-localhost ip6-loopback\n",
-        },
-        // Without a name server, look-ups fail at once instead of waiting for a timeout.
-        AddedFile {
-            path: "etc/resolv.conf",
-            mode: 0o644,
-            content: "# Filled in when the sandbox has a network.\n",
-        },
+        HOSTNAME,
+        HOSTS,
+        RESOLV_CONF,
         AddedFile {
             path: "etc/pip.conf",
             mode: 0o644,
             content: "[global]\nroot-user-action = ignore\ndisable-pip-version-check = true\n",
         },
-        AddedFile {
-            path: "etc/apt/apt.conf.d/90smolvm",
-            mode: 0o644,
-            content: "Acquire::Languages \"none\";\nAPT::Install-Recommends \"false\";\n",
-        },
-        // The disk is thrown away with the sandbox; syncing every file only costs time.
-        AddedFile {
-            path: "etc/dpkg/dpkg.cfg.d/90smolvm",
-            mode: 0o644,
-            content: "force-unsafe-io\n",
-        },
+        APT_CONF,
+        DPKG_CONF,
     ],
+    hooks: &[],
     // 500 MB unpacked with downloads, 120 MB as an image, and room to grow.
     needed_bytes: 1 << 30,
+};
+
+const HOSTNAME: AddedFile = AddedFile {
+    path: "etc/hostname",
+    mode: 0o644,
+    content: "sandbox\n",
+};
+
+const HOSTS: AddedFile = AddedFile {
+    path: "etc/hosts",
+    mode: 0o644,
+    content: "127.0.0.1 localhost sandbox\n::1 localhost ip6-localhost ip6-loopback\n",
+};
+
+/// Without a name server, look-ups fail at once instead of waiting for a timeout.
+const RESOLV_CONF: AddedFile = AddedFile {
+    path: "etc/resolv.conf",
+    mode: 0o644,
+    content: "# Filled in when the sandbox has a network.\n",
+};
+
+const APT_CONF: AddedFile = AddedFile {
+    path: "etc/apt/apt.conf.d/90smolvm",
+    mode: 0o644,
+    content: "Acquire::Languages \"none\";\nAPT::Install-Recommends \"false\";\n",
+};
+
+/// The disk is thrown away with the sandbox; syncing every file only costs time.
+const DPKG_CONF: AddedFile = AddedFile {
+    path: "etc/dpkg/dpkg.cfg.d/90smolvm",
+    mode: 0o644,
+    content: "force-unsafe-io\n",
 };
 
 #[cfg(test)]

@@ -40,6 +40,7 @@ const RECIPE: Recipe = Recipe {
         mode: 0o644,
         content: "sandbox\n",
     }],
+    hooks: &[],
     needed_bytes: 0,
 };
 
@@ -341,7 +342,7 @@ fn an_unknown_image_names_the_known_ones() {
     let error = prepared_root_image(&cache, &"plan9".parse().unwrap(), &NoProgress).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "there is no image named plan9 (there are: debian)"
+        "there is no image named plan9 (there are: debian, browser)"
     );
 }
 

@@ -1,0 +1,624 @@
+#!/usr/bin/python3
+"""Runs one browser session in the guest: Chromium, and in live mode a display people can watch.
+
+    environment ──> Settings ──> display (Xvnc ── window manager, websockify) ──┐
+                                 Chromium as `browser`, own sandbox on <────────┤
+                                 ffmpeg, from the first page on <───────────────┘
+
+What happens is told on standard output, one line each:
+
+    set-aside PATH  the profile would not open twice in a row; it is kept there, a new one is used
+    ready           CDP answers on 127.0.0.1:9222; live: noVNC on 6080 and VNC on 5900 as well
+    restarted       Chromium had ended, and answers again
+    failed: REASON  the session is over, and the exit code is 1
+
+SIGTERM ends the session: Chromium writes its profile, ffmpeg completes the video, nothing stays
+behind, and the exit code is 0. Everything this process waits for is an event: a pipe, a signal,
+the end of a process; only a listening socket of a program that announces nothing is tried again.
+"""
+
+import asyncio
+import ctypes
+import fcntl
+import json
+import os
+import pathlib
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+ROOT = pathlib.Path("/opt/smolvm-browser")
+LOGS = pathlib.Path("/var/log/smolvm-browser")
+RUN = pathlib.Path("/run/smolvm-browser")
+POLICY = pathlib.Path("/etc/chromium/policies/managed/smolvm.json")
+CHROMIUM = "/usr/lib/chromium/chromium"
+NOVNC = "/usr/share/novnc"
+USER = pwd.getpwnam("browser")
+DISPLAY = ":99"
+CDP_PORT = 9222
+VNC_PORT = 5900
+NOVNC_PORT = 6080
+
+# Rows that Chromium 156 has above the page: tabs and address, which headless it leaves room for
+# as well. Where another Chromium has more or fewer, the first start finds out and starts again.
+TOOLBAR_ROWS = 87
+
+# What VNC passwords have at most (RFC 6143 §7.2.2): the key of DES.
+VNC_PASSWORD_LENGTH = 8
+
+# Seconds. An emulated guest needs 10 for Chromium, more when the host is busy.
+START_PATIENCE = 120
+END_PATIENCE = 20
+
+RESTARTS = 3
+RESTARTS_WITHIN = 60
+
+# Memory runs out: a page goes first (Chromium gives renderers +300), then Chromium, and never what
+# tells the host about it (proc_pid_oom_score_adj(5)).
+SERVICE_OOM_SCORE = -500
+
+# linux/prctl.h.
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+PRCTL = ctypes.CDLL(None, use_errno=True).prctl
+
+
+class SessionError(Exception):
+    """The session cannot go on."""
+
+
+class ViewportError(Exception):
+    """The page has another height than was asked for."""
+
+    def __init__(self, found):
+        super().__init__(f"the page has {found} rows")
+        self.found = found
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The session as asked for."""
+
+    is_live: bool
+    width: int
+    height: int
+    records: bool
+    allows_downloads: bool
+    profile: str
+    session: str
+    token: str
+
+    @classmethod
+    def from_environment(cls, environment):
+        """Returns the session that the variables SMOLVM_BROWSER_… ask for."""
+
+        def value(name, default=None):
+            found = environment.get(f"SMOLVM_BROWSER_{name}", default)
+            if found is None:
+                raise SessionError(f"SMOLVM_BROWSER_{name} is not set")
+            return found
+
+        session = value("ID")
+        profile = value("PROFILE", session)
+        for name in (session, profile):
+            if "/" in name or name.startswith(".") or not name:
+                raise SessionError(f"{name!r} cannot be the name of a directory")
+        is_live = value("MODE", "headless") == "live"
+        return cls(
+            is_live=is_live,
+            width=int(value("WIDTH", "1280")),
+            height=int(value("HEIGHT", "720")),
+            records=value("RECORD", "0") == "1",
+            allows_downloads=value("DOWNLOADS", "1") == "1",
+            profile=profile,
+            session=session,
+            token=value("TOKEN") if is_live else "",
+        )
+
+    @property
+    def profile_dir(self):
+        return ROOT / "profiles" / self.profile
+
+    @property
+    def artifacts_dir(self):
+        return ROOT / "artifacts" / self.session
+
+    @property
+    def downloads_dir(self):
+        return ROOT / "downloads" / self.session
+
+
+def say(line):
+    print(line, flush=True)
+
+
+class Process:
+    """A program of the session, run as `browser` in a process group of its own."""
+
+    def __init__(self, name, running):
+        self.name = name
+        self.running = running
+
+    @classmethod
+    async def start(cls, name, *command, environment=(), oom_score=SERVICE_OOM_SCORE, **options):
+        def before_exec():
+            # The score can be raised by everybody, but lowered by root only.
+            pathlib.Path("/proc/self/oom_score_adj").write_text(str(oom_score))
+            os.setgroups([])
+            os.setgid(USER.pw_gid)
+            os.setuid(USER.pw_uid)
+            # After the change of user, which would reset it (prctl(2)).
+            PRCTL(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+        variables = {"PATH": "/usr/bin:/bin", "HOME": USER.pw_dir, "USER": "browser"}
+        variables |= {"LANG": "C.UTF-8", "DISPLAY": DISPLAY, **dict(environment)}
+        with open(LOGS / f"{name}.log", "ab") as log:
+            running = await asyncio.create_subprocess_exec(
+                *command,
+                env=variables,
+                cwd=USER.pw_dir,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=before_exec,
+                **options,
+            )
+        return cls(name, running)
+
+    def send(self, number):
+        """Sends a signal to the program, if it still runs."""
+        if self.running.returncode is None:
+            self.running.send_signal(number)
+
+    async def end(self, number=signal.SIGTERM):
+        """Ends the program with the signal, and its whole group with it."""
+        self.send(number)
+        try:
+            await asyncio.wait_for(self.running.wait(), END_PATIENCE)
+        except TimeoutError:
+            print(f"{self.name} did not end and is killed", file=sys.stderr)
+        try:
+            os.killpg(self.running.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        await self.running.wait()
+
+
+class Chromium:
+    """A running Chromium, spoken to through the pipe of --remote-debugging-pipe.
+
+    The pipe is CDP, one message to each zero byte. Chromium ends when it is closed, so it cannot
+    outlive this process.
+    """
+
+    def __init__(self, process, reader, writer):
+        self.process = process
+        self.reader = reader
+        self.writer = writer
+        self.last_id = 0
+
+    @classmethod
+    async def start(cls, settings, rows, environment):
+        """Starts Chromium on the profile, with a window of so many rows."""
+        # Left by a Chromium whose machine was killed; another can hold the profile no more,
+        # because two sessions cannot run in one guest.
+        for name in ("SingletonLock", "SingletonCookie", "SingletonSocket"):
+            (settings.profile_dir / name).unlink(missing_ok=True)
+        commands_read, commands_write = os.pipe()
+        answers_read, answers_write = os.pipe()
+        process = await Process.start(
+            "chromium",
+            # Chromium reads commands from descriptor 3 and writes answers to descriptor 4.
+            "/bin/bash", "-c", f'exec "$@" 3<&{commands_read} 4>&{answers_write}', "bash",
+            *chromium_command(settings, rows),
+            environment=environment,
+            oom_score=0,
+            pass_fds=(commands_read, answers_write),
+        )  # fmt: skip
+        os.close(commands_read)
+        os.close(answers_write)
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(limit=1 << 24)
+        protocol = asyncio.StreamReaderProtocol(reader)
+        await loop.connect_read_pipe(lambda: protocol, os.fdopen(answers_read, "rb", 0))
+        writer = os.fdopen(commands_write, "wb", 0)
+        return cls(process, reader, writer)
+
+    async def call(self, method, session=None, **parameters):
+        """Returns the result of a CDP method."""
+        self.last_id += 1
+        message = {"id": self.last_id, "method": method, "params": parameters}
+        if session is not None:
+            message["sessionId"] = session
+        try:
+            self.writer.write(json.dumps(message).encode() + b"\0")
+            while True:
+                answer = json.loads((await self.reader.readuntil(b"\0"))[:-1])
+                if answer.get("id") == self.last_id:
+                    break
+        except (BrokenPipeError, asyncio.IncompleteReadError):
+            raise SessionError(f"chromium ended, see {LOGS}/chromium.log") from None
+        if "error" in answer:
+            raise SessionError(f"chromium refused {method}: {answer['error']['message']}")
+        return answer["result"]
+
+    async def page(self):
+        """Returns the target of the first page, and makes one where there is none."""
+        targets = (await self.call("Target.getTargets"))["targetInfos"]
+        pages = [target["targetId"] for target in targets if target["type"] == "page"]
+        if pages:
+            return pages[0]
+        return (await self.call("Target.createTarget", url="about:blank"))["targetId"]
+
+    async def check_viewport(self, settings):
+        """Raises unless the page has the height asked for."""
+        attached = await self.call(
+            "Target.attachToTarget", targetId=await self.page(), flatten=True
+        )
+        session = attached["sessionId"]
+        found = await self.call("Runtime.evaluate", session, expression="innerHeight")
+        await self.call("Target.detachFromTarget", sessionId=session)
+        if found["result"]["value"] != settings.height:
+            raise ViewportError(found["result"]["value"])
+
+    async def end(self):
+        """Has Chromium write its profile and end."""
+        if self.process.running.returncode is None:
+            try:
+                await asyncio.wait_for(self.call("Browser.close"), END_PATIENCE)
+                await asyncio.wait_for(self.process.running.wait(), END_PATIENCE)
+            except (SessionError, TimeoutError):
+                pass
+        await self.process.end()
+        self.writer.close()
+
+
+def chromium_command(settings, rows):
+    """Returns Chromium's command line."""
+    return [
+        CHROMIUM,
+        "--ozone-platform=x11" if settings.is_live else "--headless=new",
+        # Of the whole display: the window manager gives a window no other size.
+        "--window-position=0,0",
+        f"--window-size={settings.width},{rows}",
+        # The host reaches it through a port forward, and nobody else does.
+        f"--remote-debugging-port={CDP_PORT}",
+        "--remote-debugging-address=127.0.0.1",
+        "--remote-debugging-pipe",
+        f"--user-data-dir={settings.profile_dir}",
+        # Nobody is there to answer questions.
+        "--no-first-run",
+        "--no-default-browser-check",
+        "--hide-crash-restore-bubble",
+        # There is no keyring, and waiting for one takes seconds.
+        "--password-store=basic",
+        # There is no graphics card. WebGL is drawn by SwiftShader, in the GPU process as always.
+        "--disable-gpu",
+        # A page that nobody looks at works as fast as one that somebody does.
+        "--disable-background-timer-throttling",
+        "--disable-backgrounding-occluded-windows",
+        "--disable-renderer-backgrounding",
+        # What speaks to Chromium's makers unasked: the guest may have no network, and what the
+        # session contacts shall be what its pages contact.
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-domain-reliability",
+        "--disable-sync",
+        "--disable-breakpad",
+        "--disable-features=MediaRouter,OptimizationHints,Translate",
+        "about:blank",
+    ]
+
+
+def write_policy(settings):
+    """Writes what neither a page nor whoever drives Chromium can change."""
+    policy = {
+        "BackgroundModeEnabled": False,
+        "BookmarkBarEnabled": False,
+        "DefaultBrowserSettingEnabled": False,
+        "DownloadDirectory": str(settings.downloads_dir),
+        # 0: all are allowed; 3: none is.
+        "DownloadRestrictions": 0 if settings.allows_downloads else 3,
+        "MetricsReportingEnabled": False,
+        "PromptForDownloadLocation": False,
+        "ShowHomeButton": False,
+    }
+    POLICY.parent.mkdir(parents=True, exist_ok=True)
+    POLICY.write_text(json.dumps(policy, indent=2) + "\n")
+
+
+def make_directories(settings):
+    """Makes what the programs write to."""
+    for directory in (settings.artifacts_dir, settings.downloads_dir, LOGS, RUN):
+        directory.mkdir(parents=True, exist_ok=True)
+    for directory in (settings.artifacts_dir, settings.downloads_dir):
+        os.chown(directory, USER.pw_uid, USER.pw_gid)
+        directory.chmod(0o700)
+    # noVNC's token and VNC's password are here.
+    os.chown(RUN, USER.pw_uid, USER.pw_gid)
+    RUN.chmod(0o700)
+    if settings.profile_dir.exists() and not settings.profile_dir.is_dir():
+        set_aside(settings)
+    settings.profile_dir.mkdir(parents=True, exist_ok=True)
+    os.chown(settings.profile_dir, USER.pw_uid, USER.pw_gid)
+    settings.profile_dir.chmod(0o700)
+
+
+def set_aside(settings):
+    """Keeps the profile under another name."""
+    target = settings.profile_dir.with_name(f"{settings.profile}.broken-{time.time_ns()}")
+    settings.profile_dir.rename(target)
+    say(f"set-aside {target}")
+
+
+async def listening(port):
+    """Returns when something listens on the port, for programs that do not say so."""
+    while True:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except ConnectionRefusedError:
+            await asyncio.sleep(0.05)
+        else:
+            writer.close()
+            return
+
+
+class Session:
+    """What runs, and in which order it is started and ended."""
+
+    def __init__(self, settings, environment):
+        self.settings = settings
+        self.environment = environment
+        self.toolbar_rows = TOOLBAR_ROWS
+        self.services = []
+        self.recorder = None
+        self.chromium = None
+
+    @property
+    def rows(self):
+        return self.settings.height + self.toolbar_rows
+
+    async def start(self):
+        """Starts everything; returns when it can be used."""
+        make_directories(self.settings)
+        write_policy(self.settings)
+        try:
+            await self.start_window()
+        except ViewportError as error:
+            self.toolbar_rows += self.settings.height - error.found
+            await self.end()
+            await self.start_window()
+        if self.settings.is_live:
+            await listening(NOVNC_PORT)
+        if self.settings.records:
+            await self.start_recorder()
+
+    async def start_window(self):
+        """Starts Chromium, and the display where there is one; the page has its size then."""
+        if self.settings.is_live:
+            await self.start_display()
+        await self.start_chromium()
+        await self.chromium.check_viewport(self.settings)
+
+    async def start_display(self):
+        """Starts the X server and what shows it; returns when the X server takes clients."""
+        settings = self.settings
+        password = subprocess.run(
+            ["tigervncpasswd", "-f"],
+            input=settings.token[:VNC_PASSWORD_LENGTH].encode() + b"\n",
+            stdout=subprocess.PIPE,
+            check=True,
+        )
+        write_private(RUN / "vnc-password", password.stdout)
+        write_private(RUN / "token", f"{settings.token}: 127.0.0.1:{VNC_PORT}\n".encode())
+        # Left by a display whose machine was killed: its process ID may be another's now.
+        for path in (f"/tmp/.X{DISPLAY[1:]}-lock", f"/tmp/.X11-unix/X{DISPLAY[1:]}"):
+            pathlib.Path(path).unlink(missing_ok=True)
+        ready_read, ready_write = os.pipe()
+        display = await Process.start(
+            "vnc",
+            "Xtigervnc", DISPLAY, "-displayfd", str(ready_write), "-geometry",
+            f"{settings.width}x{self.rows}", "-depth", "24", "-noreset", "-nolisten", "tcp",
+            "-rfbport", str(VNC_PORT), "-localhost=1", "-SecurityTypes=VncAuth",
+            f"-PasswordFile={RUN}/vnc-password", "-desktop", settings.session, "-AlwaysShared",
+            # The page keeps the size that was asked for.
+            "-AcceptSetDesktopSize=0",
+            # All viewers come from one address: one that guesses would lock all out.
+            "-UseBlacklist=0",
+            pass_fds=(ready_write,),
+        )  # fmt: skip
+        self.services.append(display)
+        os.close(ready_write)
+        await started(display, ready_read)
+        manager = ["matchbox-window-manager", "-use_titlebar", "no", "-use_cursor", "yes"]
+        self.services.append(await Process.start("window-manager", *manager))
+        self.services.append(
+            await Process.start(
+                "websockify",
+                "python3", "-m", "websockify", "--web", NOVNC, "--token-plugin", "TokenFile",
+                "--token-source", str(RUN / "token"), f"127.0.0.1:{NOVNC_PORT}",
+            )
+        )  # fmt: skip
+
+    async def start_chromium(self):
+        """Starts Chromium; a profile that it does not open twice in a row is set aside."""
+        settings = self.settings
+        had_profile = any(settings.profile_dir.iterdir())
+        for attempt in (1, 2, 3):
+            try:
+                self.chromium = await Chromium.start(settings, self.rows, self.environment)
+                await self.chromium.page()
+                await listening(CDP_PORT)
+                return
+            except SessionError:
+                await self.chromium.end()
+                if attempt == 3 or not had_profile:
+                    raise
+            if attempt == 2:
+                set_aside(settings)
+                make_directories(settings)
+
+    async def start_recorder(self):
+        """Starts the video; returns when its first frame is taken."""
+        settings = self.settings
+        first_read, first_write = os.pipe()
+        self.recorder = await Process.start(
+            "ffmpeg",
+            "ffmpeg", "-nostdin", "-y", "-loglevel", "warning", "-stats_period", "0.5",
+            "-progress", f"pipe:{first_write}",
+            # H.264 in the colours that every player knows has even sizes.
+            "-f", "x11grab", "-framerate", "12", "-draw_mouse", "1", "-video_size",
+            f"{settings.width & ~1}x{settings.height & ~1}", "-i",
+            f"{DISPLAY}+0,{self.toolbar_rows}",
+            "-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p",
+            str(settings.artifacts_dir / "session.mp4"),
+            pass_fds=(first_write,),
+        )  # fmt: skip
+        os.close(first_write)
+        await started(self.recorder, first_read)
+
+    async def watch(self):
+        """Restarts Chromium when it ends; returns never."""
+        restarts = []
+        while True:
+            ends = {asyncio.ensure_future(part.running.wait()): part for part in self.services}
+            ends[asyncio.ensure_future(self.chromium.process.running.wait())] = None
+            done, waiting = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            for end in waiting:
+                end.cancel()
+            for end in done:
+                if ends[end] is not None:
+                    raise SessionError(f"{ends[end].name} ended with {end.result()}")
+            now = time.monotonic()
+            restarts = [then for then in restarts if now - then < RESTARTS_WITHIN] + [now]
+            if len(restarts) > RESTARTS:
+                raise SessionError(f"chromium ended {len(restarts)} times within a minute")
+            await self.chromium.end()
+            await asyncio.wait_for(self.start_chromium(), START_PATIENCE)
+            say("restarted")
+
+    async def end(self):
+        """Ends everything, what was started last first."""
+        if self.recorder is not None:
+            # Interrupted, ffmpeg completes its file (ffmpeg(1)).
+            await self.recorder.end(signal.SIGINT)
+        if self.chromium is not None:
+            await self.chromium.end()
+        for service in reversed(self.services):
+            await service.end()
+        self.services, self.recorder, self.chromium = [], None, None
+
+
+def write_private(path, content):
+    """Writes a file that only `browser` can read."""
+    path.touch(mode=0o600)
+    os.chown(path, USER.pw_uid, USER.pw_gid)
+    path.write_bytes(content)
+
+
+class FirstOutput(asyncio.Protocol):
+    """Waits for the first output of a process on a pipe, and lets go of all that follows."""
+
+    def __init__(self):
+        self.came = asyncio.get_running_loop().create_future()
+
+    def data_received(self, data):
+        if not self.came.done():
+            self.came.set_result(True)
+
+    def connection_lost(self, error):
+        if not self.came.done():
+            self.came.set_result(False)
+
+
+async def started(process, descriptor):
+    """Returns when the process has written to the pipe, as it does when it works."""
+    pipe = os.fdopen(descriptor, "rb", 0)
+    _, output = await asyncio.get_running_loop().connect_read_pipe(FirstOutput, pipe)
+    if not await output.came:
+        raise SessionError(f"{process.name} did not start, see {LOGS}/{process.name}.log")
+
+
+async def run(settings, environment):
+    """Runs the session until it is told to end, or fails."""
+    session = Session(settings, environment)
+    try:
+        await asyncio.wait_for(session.start(), START_PATIENCE)
+        say("ready")
+        await session.watch()
+    except TimeoutError:
+        raise SessionError(f"chromium did not answer within {START_PATIENCE} s") from None
+    finally:
+        await session.end()
+
+
+async def run_until_told(settings, environment):
+    """Runs the session; SIGTERM and SIGINT end it."""
+    work = asyncio.ensure_future(run(settings, environment))
+    loop = asyncio.get_running_loop()
+    told = []
+
+    def end(number):
+        # Told twice, the end goes on as it is: it is bounded.
+        if not told:
+            told.append(number)
+            work.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end, number)
+    try:
+        await work
+    except asyncio.CancelledError:
+        pass
+
+
+def end_orphans():
+    """Ends what programs of the session have started and left: it is ours now."""
+    while True:
+        children = pathlib.Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        if not children:
+            return
+        for child in children:
+            try:
+                os.kill(int(child), signal.SIGKILL)
+                os.waitpid(int(child), 0)
+            except (ProcessLookupError, ChildProcessError):
+                # asyncio's own waiting has seen its end first.
+                pass
+
+
+def main():
+    """Returns the exit code."""
+    PRCTL(PR_SET_CHILD_SUBREAPER, 1)
+    pathlib.Path("/proc/self/oom_score_adj").write_text(str(SERVICE_OOM_SCORE))
+    lock = open("/run/smolvm-browser.lock", "w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        settings = Settings.from_environment(os.environ)
+        variables = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("SMOLVM_BROWSER_") and name not in ("HOME", "USER", "PATH")
+        }
+        # There is no bus: saying so saves Chromium the search.
+        variables |= {"DBUS_SESSION_BUS_ADDRESS": "disabled:"}
+        asyncio.run(run_until_told(settings, variables))
+    except BlockingIOError:
+        say("failed: a session runs in this guest already")
+        return 1
+    except (OSError, SessionError, ValueError, subprocess.SubprocessError) as error:
+        say(f"failed: {error}")
+        return 1
+    finally:
+        end_orphans()
+        shutil.rmtree(RUN, ignore_errors=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

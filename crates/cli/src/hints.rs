@@ -254,8 +254,8 @@ impl From<BrowserError> for Failure {
     fn from(error: BrowserError) -> Self {
         let log = error.log().to_vec();
         let failure = match error {
-            BrowserError::Create(error) => error.into(),
-            BrowserError::Start(error) => error.into(),
+            BrowserError::Create(error) => (*error).into(),
+            BrowserError::Start(error) => (*error).into(),
             BrowserError::Exec(error) => error.into(),
             BrowserError::Access(error) | BrowserError::Artifact(ArtifactError::Access(error)) => {
                 error.into()

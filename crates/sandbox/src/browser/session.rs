@@ -99,10 +99,10 @@ pub enum BrowserError {
     },
     /// Its sandbox could not be created.
     #[error(transparent)]
-    Create(#[from] CreateError),
+    Create(Box<CreateError>),
     /// Its sandbox could not be started.
     #[error(transparent)]
-    Start(#[from] StartError),
+    Start(Box<StartError>),
     /// Its launcher could not be started.
     #[error(transparent)]
     Exec(#[from] ExecError),
@@ -118,6 +118,18 @@ pub enum BrowserError {
     /// There is no picture of its page.
     #[error(transparent)]
     Screenshot(#[from] ScreenshotError),
+}
+
+impl From<CreateError> for BrowserError {
+    fn from(error: CreateError) -> Self {
+        Self::Create(Box::new(error))
+    }
+}
+
+impl From<StartError> for BrowserError {
+    fn from(error: StartError) -> Self {
+        Self::Start(Box::new(error))
+    }
 }
 
 fn because(reason: Option<&String>) -> String {

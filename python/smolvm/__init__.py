@@ -8,6 +8,13 @@
 
 from smolvm._native import __version__
 from smolvm.async_vm import AsyncSmolVM
+from smolvm.browser import AsyncBrowserSession, BrowserSession
+from smolvm.browser_config import (
+    BrowserSessionConfig,
+    BrowserSessionInfo,
+    BrowserSessionState,
+    BrowserViewport,
+)
 from smolvm.exceptions import (
     BrowserSessionAlreadyExistsError,
     BrowserSessionNotFoundError,
@@ -49,18 +56,11 @@ from smolvm.types import (
     VMInfo,
     VMState,
 )
-from smolvm.unavailable import (
-    BrowserSession,
-    BrowserSessionConfig,
-    BrowserSessionInfo,
-    BrowserSessionState,
-    BrowserViewport,
-    SnapshotArtifacts,
-    SnapshotInfo,
-)
+from smolvm.unavailable import SnapshotArtifacts, SnapshotInfo
 from smolvm.vm import SmolVM
 
 __all__ = [
+    "AsyncBrowserSession",
     "AsyncProcess",
     "AsyncSmolVM",
     "BrowserSession",

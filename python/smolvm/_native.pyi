@@ -10,6 +10,7 @@ from smolvm.types import CommandResult, JobStatus, ProcessExit
 
 __all__ = [
     "AttachedJob",
+    "BrowserSession",
     "NetworkLog",
     "Operation",
     "Process",
@@ -21,6 +22,7 @@ __all__ = [
     "build_image",
     "change_network",
     "check_backend",
+    "check_browser",
     "check_env_key",
     "check_http_rules",
     "check_network",
@@ -31,16 +33,19 @@ __all__ = [
     "check_vm_sizes",
     "check_vm_times",
     "create",
+    "create_browser",
     "ensure_key_pair",
     "host_report",
     "image_files",
     "internet_policy",
     "known_images",
     "list",
+    "list_browsers",
     "list_jobs",
     "network_log",
     "network_policy",
     "open",
+    "open_browser",
     "policy_of_text",
     "reap",
     "remove_job",
@@ -82,6 +87,49 @@ class Spec(TypedDict):
     secrets: builtins.list[tuple[str, str, builtins.list[str]]]
     http_rules: builtins.list[str]
     env_vars: dict[str, str]
+
+@type_check_only
+class Browser(TypedDict):
+    session_id: str | None
+    backend: str | None
+    browser: str | None
+    mode: str | None
+    profile_mode: str | None
+    profile_id: str | None
+    timeout_minutes: int | None
+    viewport_width: int | None
+    viewport_height: int | None
+    viewport: tuple[int, int] | None
+    record_video: bool
+    allow_downloads: bool
+    network_policy_id: str | None
+    env_vars: dict[str, str]
+    memory: int | None
+    disk: int | None
+    vcpus: int | None
+    allowed_domains: builtins.list[str] | None
+
+@type_check_only
+class BrowserInfo(TypedDict):
+    session_id: str
+    vm_id: str
+    status: str
+    reason: str | None
+    cdp_url: str | None
+    viewer_url: str | None
+    display_url: str | None
+    debug_port: int | None
+    mode: str
+    profile_id: str | None
+    timeout_minutes: int
+    viewport: tuple[int, int]
+    record_video: bool
+    allow_downloads: bool
+    memory: int
+    disk: int
+    vcpus: int
+    expires_at_unix_ms: int
+    artifacts_dir: Path
 
 @type_check_only
 class Image(TypedDict):
@@ -241,6 +289,35 @@ class Sandbox:
         self, source: _Path, destination: _Path, replace: bool
     ) -> Operation[None]: ...
 
+@final
+class BrowserSession:
+    """What Python's handles on one browser session share."""
+    @property
+    def session_id(self) -> str: ...
+    @property
+    def vm_id(self) -> str: ...
+    @property
+    def data_dir(self) -> Path: ...
+    def info(self) -> Operation[BrowserInfo]: ...
+    def start(self, boot_timeout: float | None) -> Operation[BrowserInfo]: ...
+    def stop(self) -> Operation[None]: ...
+    def close(self) -> Operation[None]: ...
+    def downloads(self) -> Operation[builtins.list[Path]]: ...
+    def collect_artifacts(self) -> Operation[Path]: ...
+    def screenshot(self, path: _Path, full_page: bool) -> Operation[bytes]:
+        """Takes a picture of the page, encoded as the end of the file's name says."""
+    def logs(self, tail: int) -> Operation[str]: ...
+
+def check_browser(asked: Browser) -> tuple[int, int]: ...
+def create_browser(
+    asked: Browser, data_dir: _Path | None, bundled: _Path
+) -> Operation[BrowserSession]: ...
+def open_browser(
+    session_id: str, data_dir: _Path | None, bundled: _Path
+) -> BrowserSession: ...
+def list_browsers(
+    data_dir: _Path | None, bundled: _Path
+) -> Operation[builtins.list[BrowserInfo]]: ...
 def create(spec: Spec, data_dir: _Path | None, bundled: _Path) -> Operation[Sandbox]: ...
 def open(vm_id: str, data_dir: _Path | None, bundled: _Path) -> Sandbox: ...
 def list(

@@ -20,6 +20,7 @@ from smolvm.types import CommandResult, VMConfig, VMInfo
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from smolvm.browser import AsyncBrowserSession
     from smolvm.process import ExecOptions, RunOptions
 
 __all__ = ["AsyncSmolVM"]
@@ -80,6 +81,21 @@ class AsyncSmolVM(Handle):
         """Returns all sandboxes, by name; with ``labels`` those that have all of them."""
         known = _native.list(data_dir, BUNDLED, dict(labels or {}))
         return [vm_info(sandbox) for sandbox in known]
+
+    @staticmethod
+    def browser(
+        *, headless: bool = True, data_dir: PathLike | None = None, **options: Any
+    ) -> AsyncBrowserSession:
+        """Returns a new session of Chromium in a sandbox of its own, which ``async with`` starts.
+
+        The options are those of :class:`BrowserSessionConfig`; without ``headless`` people can
+        watch.
+        """
+        from smolvm.browser import AsyncBrowserSession
+        from smolvm.browser_config import BrowserSessionConfig
+
+        config = BrowserSessionConfig(**{"mode": "headless" if headless else "live", **options})
+        return AsyncBrowserSession(config, data_dir=data_dir)
 
     @property
     def info(self) -> VMInfo:

@@ -9,19 +9,18 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from smolvm import _native
-from smolvm.exceptions import ValidationError
-from smolvm.network import NetworkEvent, NetworkPolicy, internet_policy
-from smolvm.record import Record
-from smolvm.secrets import Secret, checked_secrets
-from smolvm.unavailable import (
+from smolvm import _native, checks
+from smolvm.browser_config import (
     BrowserSessionConfig,
     BrowserSessionInfo,
     BrowserSessionState,
     BrowserViewport,
-    SnapshotArtifacts,
-    SnapshotInfo,
 )
+from smolvm.exceptions import ValidationError
+from smolvm.network import NetworkEvent, NetworkPolicy, internet_policy
+from smolvm.record import Record
+from smolvm.secrets import Secret, checked_secrets
+from smolvm.unavailable import SnapshotArtifacts, SnapshotInfo
 
 __all__ = [
     "BrowserSessionConfig",
@@ -261,16 +260,6 @@ def _name(name: str, value: Any) -> str | None:
     return value
 
 
-def _whole(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValidationError(f"{name}: {value!r} is not a whole number")
-    return value
-
-
-def _whole_or_none(name: str, value: Any) -> int | None:
-    return None if value is None else _whole(name, value)
-
-
 def _path(name: str, value: Any) -> Path | None:
     if value is None:
         return None
@@ -287,29 +276,6 @@ def _paths(name: str, value: Sequence[Any]) -> list[Path]:
     return [path for path in paths if path is not None]
 
 
-def _text_map(name: str, value: Any) -> dict[str, str]:
-    if not isinstance(value, Mapping):
-        raise ValidationError(f"{name}: {value!r} is not a mapping of strings")
-    for key, text in value.items():
-        if not isinstance(key, str):
-            raise ValidationError(f"{name}: the name {key!r} is not a string")
-        if text is None:
-            raise ValidationError(f"{name}.{key}: the value is None; is the variable set?")
-        if not isinstance(text, str):
-            raise ValidationError(f"{name}.{key}: the value is not a string")
-    return dict(value)
-
-
-def _env_vars(name: str, value: Any) -> dict[str, str]:
-    variables = _text_map(name, value)
-    for key in variables:
-        try:
-            _native.check_env_key(key)
-        except ValidationError as error:
-            raise ValidationError(f"{name}.{key}: {error}") from None
-    return variables
-
-
 def _choice(*choices: str | None) -> Any:
     def check(name: str, value: Any) -> str | None:
         if value not in choices:
@@ -318,22 +284,6 @@ def _choice(*choices: str | None) -> Any:
         return None if value is None else str(value)
 
     return check
-
-
-def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValidationError(f"{name}: {value!r} is neither True nor False")
-    return value
-
-
-def _text(name: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValidationError(f"{name}: {value!r} is not a string")
-    return str(value)
-
-
-def _text_or_none(name: str, value: Any) -> str | None:
-    return None if value is None else _text(name, value)
 
 
 def _seconds(name: str, value: Any) -> float | None:
@@ -347,7 +297,7 @@ def _seconds(name: str, value: Any) -> float | None:
 def _backend(name: str, value: Any) -> str | None:
     if value is None:
         return None
-    backend = _text(name, value)
+    backend = checks.text(name, value)
     _native.check_backend(backend)
     return backend
 
@@ -355,7 +305,7 @@ def _backend(name: str, value: Any) -> str | None:
 def _rate(name: str, value: Any) -> int | None:
     if value is None:
         return None
-    if _whole(name, value) < 1:
+    if checks.whole(name, value) < 1:
         raise ValidationError(f"{name}: {value} is less than 1")
     return int(value)
 
@@ -365,20 +315,13 @@ def _network(_name: str, value: Any) -> NetworkPolicy | None:
 
 
 def _networks(name: str, value: Any) -> list[str]:
-    return _native.check_networks(name, _texts(name, value))
+    return _native.check_networks(name, checks.texts(name, value))
 
 
 def _http_rules(name: str, value: Any) -> list[str]:
-    rules = _texts(name, value)
+    rules = checks.texts(name, value)
     _native.check_http_rules(name, rules)
     return rules
-
-
-def _texts(name: str, value: Any) -> list[str]:
-    # A string is a sequence of strings, too, and never meant as one here.
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        raise ValidationError(f"{name}: {value!r} is not a list of strings")
-    return [_text(f"{name}.{index}", text) for index, text in enumerate(value)]
 
 
 def _internet_settings(_name: str, value: Any) -> dict[str, Any] | None:
@@ -399,8 +342,8 @@ def _port_forwards(name: str, value: Any) -> list[PortForward]:
                 f"{at}: {given!r} has no host_port and guest_port, or something else"
             ) from None
         for side in ("host_port", "guest_port"):
-            _whole(f"{at}.{side}", getattr(port, side))
-        _text(f"{at}.host_address", port.host_address)
+            checks.whole(f"{at}.{side}", getattr(port, side))
+        checks.text(f"{at}.host_address", port.host_address)
         ports.append(port)
     _native.check_port_forwards(native_ports(ports))
     return ports
@@ -413,10 +356,10 @@ def native_ports(ports: Sequence[PortForward]) -> list[tuple[str, int, int]]:
 
 _CHECKS: dict[str, Any] = {
     "vm_id": _name,
-    "os": _text_or_none,
-    "boot_args": _text,
-    "ssh_capable": _flag,
-    "retain_disk_on_delete": _flag,
+    "os": checks.text_or_none,
+    "boot_args": checks.text,
+    "ssh_capable": checks.flag,
+    "retain_disk_on_delete": checks.flag,
     "backend": _backend,
     "idle_timeout": _seconds,
     "max_lifetime": _seconds,
@@ -427,17 +370,17 @@ _CHECKS: dict[str, Any] = {
     "secrets": checked_secrets,
     "http_rules": _http_rules,
     "port_forwards": _port_forwards,
-    "vcpu_count": _whole,
-    "mem_size_mib": _whole,
-    "disk_size_mib": _whole_or_none,
+    "vcpu_count": checks.whole,
+    "mem_size_mib": checks.whole,
+    "disk_size_mib": checks.whole_or_none,
     "kernel_path": _path,
     "rootfs_path": _path,
     "initrd_path": _path,
     "extra_drives": _paths,
     "disk_mode": _choice("isolated", "shared"),
-    "env_vars": _env_vars,
-    "labels": _text_map,
-    "max_processes": _whole_or_none,
+    "env_vars": checks.env_vars,
+    "labels": checks.text_map,
+    "max_processes": checks.whole_or_none,
 }
 
 

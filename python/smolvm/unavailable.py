@@ -17,10 +17,5 @@ def unavailable(name: str, remedy: str = "") -> type[Any]:
     return type(name, (), {"__init__": refuse, "__doc__": "Not available in this version."})
 
 
-BrowserSession = unavailable("BrowserSession")
-BrowserSessionConfig = unavailable("BrowserSessionConfig")
-BrowserSessionInfo = unavailable("BrowserSessionInfo")
-BrowserSessionState = unavailable("BrowserSessionState")
-BrowserViewport = unavailable("BrowserViewport")
 SnapshotArtifacts = unavailable("SnapshotArtifacts")
 SnapshotInfo = unavailable("SnapshotInfo")

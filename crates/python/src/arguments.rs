@@ -125,7 +125,7 @@ fn port_forwards(ports: &[ForwardArgument]) -> Result<PortForwards, Failure> {
 }
 
 /// Returns the engine a caller asks for, or the environment, or the default.
-fn engine(name: Option<&str>) -> Result<smolvm_sandbox::EngineChoice, Failure> {
+pub(crate) fn engine(name: Option<&str>) -> Result<smolvm_sandbox::EngineChoice, Failure> {
     let from_environment = variable("SMOLVM_BACKEND");
     let name = match (name, &from_environment) {
         (Some(name), _) => name,

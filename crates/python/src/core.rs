@@ -19,12 +19,12 @@ const STATUS_PATIENCE: Duration = Duration::from_secs(2);
 /// One sandbox. Shared by all handles on it that belong to this process.
 pub(crate) struct Core {
     installation: Arc<Installation>,
-    library: Library,
+    library: Arc<Library>,
     has_started: AtomicBool,
 }
 
 impl Core {
-    pub(crate) const fn new(installation: Arc<Installation>, library: Library) -> Self {
+    pub(crate) const fn new(installation: Arc<Installation>, library: Arc<Library>) -> Self {
         Self {
             installation,
             library,
@@ -43,7 +43,7 @@ impl Core {
         )
     }
 
-    pub(crate) const fn access(&self) -> &Library {
+    pub(crate) const fn access(&self) -> &Arc<Library> {
         &self.library
     }
 

@@ -13,8 +13,9 @@ use pyo3::types::{PyBytes, PyDict, PyType};
 use smolvm_image::{CacheError, KeyPairError, PublicKeyError, SshImageError};
 use smolvm_sandbox::message::{Refusal, RefusalCode};
 use smolvm_sandbox::{
-    AccessError, CopyError, CreateError, EndReason, EnvError, ErrorKind, ExecError, LogError,
-    NetworkError, SettingsError, SpecError, StartError, StoreError,
+    AccessError, ArtifactError, BrowserConfigError, BrowserError, CopyError, CreateError,
+    EndReason, EnvError, ErrorKind, ExecError, LogError, NetworkError, SettingsError, SpecError,
+    StartError, StoreError,
 };
 
 /// Why a call from Python fails.
@@ -61,6 +62,12 @@ pub(crate) enum Failure {
     /// A log cannot be read.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// A browser session cannot be as asked.
+    #[error(transparent)]
+    BrowserConfig(#[from] BrowserConfigError),
+    /// A browser session cannot be had or used.
+    #[error(transparent)]
+    Browser(#[from] Box<BrowserError>),
     /// An image cannot be built.
     #[error(transparent)]
     Image(#[from] Box<SshImageError>),
@@ -143,6 +150,22 @@ pub(crate) enum Failure {
     },
 }
 
+impl From<BrowserError> for Failure {
+    /// Takes errors of the session's sandbox for what they are.
+    fn from(error: BrowserError) -> Self {
+        match error {
+            BrowserError::Create(error) => error.into(),
+            BrowserError::Start(error) => error.into(),
+            BrowserError::Exec(error) => error.into(),
+            BrowserError::Access(error) | BrowserError::Artifact(ArtifactError::Access(error)) => {
+                error.into()
+            }
+            BrowserError::Store(error) => error.into(),
+            error => Self::Browser(Box::new(error)),
+        }
+    }
+}
+
 impl Failure {
     pub(crate) fn argument(field: &str, message: impl Into<String>) -> Self {
         Self::Argument {
@@ -165,6 +188,8 @@ impl Failure {
             Self::InternetSettings(_) => ErrorKind::InvalidInput,
             Self::Network(error) => error.kind(),
             Self::Log(error) => error.kind(),
+            Self::BrowserConfig(error) => error.kind(),
+            Self::Browser(error) => error.kind(),
             Self::Image(error) => image_kind(error),
             Self::PublicKey(_) => ErrorKind::InvalidInput,
             Self::Cache(_) | Self::KeyPair(_) => ErrorKind::Host,
@@ -269,11 +294,38 @@ impl Failure {
                 );
                 class(py, &IMAGE, "ImageError")?.call1((message, self.details(py)?))
             }
+            Self::Browser(error) => self.browser_instance(py, error),
             Self::Network(NetworkError::NoSuchRule { .. }) => {
                 class(py, &VALIDATION, "ValidationError")?.call1((chain(self), self.details(py)?))
             }
             Self::Image(_) | Self::PublicKey(_) => {
                 class(py, &IMAGE, "ImageError")?.call1((chain(self), self.details(py)?))
+            }
+            _ => self.by_kind(py),
+        }
+    }
+
+    fn browser_instance<'py>(
+        &self,
+        py: Python<'py>,
+        error: &BrowserError,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        match error {
+            BrowserError::NotFound { id } => {
+                class(py, &BROWSER_NOT_FOUND, "BrowserSessionNotFoundError")?.call1((id.as_str(),))
+            }
+            BrowserError::AlreadyExists { id } => {
+                class(py, &BROWSER_EXISTS, "BrowserSessionAlreadyExistsError")?
+                    .call1((id.as_str(),))
+            }
+            BrowserError::ProfileInUse { vm_id, .. } => {
+                let exception =
+                    class(py, &VM_EXISTS, "VMAlreadyExistsError")?.call1((vm_id.as_str(),))?;
+                exception.setattr("message", chain(self))?;
+                Ok(exception)
+            }
+            BrowserError::Reserved => {
+                class(py, &BASE, "SmolVMError")?.call1((chain(self), self.details(py)?))
             }
             _ => self.by_kind(py),
         }
@@ -306,6 +358,12 @@ impl Failure {
         }
         if let Self::Start(error) = self {
             details.set_item("console_tail", error.console_tail())?;
+        }
+        if let Self::BrowserConfig(error) = self {
+            details.set_item("field", error.field())?;
+        }
+        if let Self::Browser(error) = self {
+            details.set_item("log", error.log())?;
         }
         Ok(details)
     }
@@ -341,6 +399,8 @@ static COMMAND_OVER: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 static SANDBOX_ENDED: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 static VM_NOT_FOUND: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 static VM_EXISTS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+static BROWSER_NOT_FOUND: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+static BROWSER_EXISTS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 static FILE_NOT_FOUND: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 static FILE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 

@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
+mod browser;
 mod command;
 mod core;
 mod failure;
@@ -42,6 +43,10 @@ mod _native {
     use crate::arguments::{
         check_backend, check_env_key, check_port_forwards, check_vm_id, check_vm_sizes,
         check_vm_times, known_images,
+    };
+    #[pymodule_export]
+    use crate::browser::{
+        BrowserSession, check_browser, create_browser, list_browsers, open_browser,
     };
     #[pymodule_export]
     use crate::host::{host_report, image_files};

@@ -54,7 +54,7 @@ pub(crate) fn create(
         let (at, progress) = (installation.clone(), Arc::new(NoProgress));
         let library = Library::create_with_secrets(at, sandbox_spec, secrets, progress).await?;
         library.set_initial_env(spec.env_vars).await;
-        Ok::<_, Failure>(Core::new(installation, library))
+        Ok::<_, Failure>(Core::new(installation, Arc::new(library)))
     };
     let work = wanted_or_deleted(make);
     Ok(Operation::new(work, move |py, core: Core| {
@@ -66,15 +66,27 @@ pub(crate) fn create(
     }))
 }
 
-/// Makes a sandbox to the end, and deletes it when nobody waits for it any more.
-async fn wanted_or_deleted(
-    make: impl Future<Output = Result<Core, Failure>> + Send + 'static,
-) -> Result<Core, Failure> {
+/// What can be deleted when nobody waits for it any more.
+pub(crate) trait Discard: Send + 'static {
+    /// Deletes it.
+    fn discard(self) -> impl Future<Output = Result<(), Failure>> + Send;
+}
+
+impl Discard for Core {
+    async fn discard(self) -> Result<(), Failure> {
+        self.delete().await
+    }
+}
+
+/// Makes something to the end, and deletes it when nobody waits for it any more.
+pub(crate) async fn wanted_or_deleted<T: Discard>(
+    make: impl Future<Output = Result<T, Failure>> + Send + 'static,
+) -> Result<T, Failure> {
     let (sender, receiver) = oneshot::channel();
     tokio::spawn(async move {
         if let Err(Ok(unwanted)) = sender.send(make.await) {
             // What cannot be deleted goes with this process.
-            let _deleted = unwanted.delete().await;
+            let _deleted = unwanted.discard().await;
         }
     });
     receiver
@@ -98,7 +110,7 @@ pub(crate) fn open(
         }
         let installation = Arc::new(installation);
         let library = Library::open(installation.clone(), key.1)?;
-        Ok(Arc::new(Core::new(installation, library)))
+        Ok(Arc::new(Core::new(installation, Arc::new(library))))
     };
     let core = opened().map_err(|failure| failure.into_py_err(py))?;
     Ok(Sandbox { core })

@@ -176,8 +176,9 @@ impl Records {
         let _has_files = fs::remove_dir(self.directory(session_id));
     }
 
-    /// Removes the records of sessions that have ended.
+    /// Removes what dead processes have left, and the records of sessions that have ended.
     pub(super) fn reap(&self) -> Result<(), StoreError> {
+        self.store.reap()?;
         let _adding_excluded = self.lock()?;
         for record in self.list()? {
             let sandbox = self.store.info(&record.vm_id);

@@ -154,8 +154,8 @@ impl From<BrowserError> for Failure {
     /// Takes errors of the session's sandbox for what they are.
     fn from(error: BrowserError) -> Self {
         match error {
-            BrowserError::Create(error) => error.into(),
-            BrowserError::Start(error) => error.into(),
+            BrowserError::Create(error) => (*error).into(),
+            BrowserError::Start(error) => (*error).into(),
             BrowserError::Exec(error) => error.into(),
             BrowserError::Access(error) | BrowserError::Artifact(ArtifactError::Access(error)) => {
                 error.into()

@@ -34,7 +34,7 @@ const GUEST_PROGRAM: &[&str] = &[
 pub(crate) fn run(workspace: &Workspace) -> TaskResult {
     packages::run(workspace)?;
     build::run(workspace)?;
-    quickstart::setup(workspace)?;
+    quickstart::setup(workspace, &[])?;
     run_command(&mut cargo(workspace, PROGRAM))?;
     run_command(&mut cargo(workspace, GUEST_PROGRAM))?;
     let measured = run_command(&mut Command::new(workspace.release().join("smolvm-bench")));

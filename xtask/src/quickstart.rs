@@ -28,7 +28,7 @@ const PHASES: &[Phase] = &[
     },
     Phase {
         name: "kernel and image",
-        run: setup,
+        run: |workspace| setup(workspace, &[]),
     },
     Phase {
         name: "first command",
@@ -72,8 +72,8 @@ pub(crate) fn run(workspace: &Workspace) -> TaskResult {
 }
 
 /// Prepares the kernel and the default image.
-pub(crate) fn setup(workspace: &Workspace) -> TaskResult {
-    smolvm(workspace, &["setup"])
+pub(crate) fn setup(workspace: &Workspace, options: &[&str]) -> TaskResult {
+    smolvm(workspace, &[&["setup"], options].concat())
 }
 
 /// Runs the `smolvm` that was just built, passing its output on.

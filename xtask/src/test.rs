@@ -17,7 +17,7 @@ use crate::{build, packages, python, quickstart};
 pub(crate) fn run(workspace: &Workspace) -> TaskResult {
     packages::run(workspace)?;
     build::run(workspace)?;
-    quickstart::setup(workspace)?;
+    quickstart::setup(workspace, &["--browser"])?;
     let has_nextest = succeeds_quietly(&mut cargo(workspace, &["nextest", "--version"]));
     let mut skips = if has_nextest {
         with_nextest(workspace)?

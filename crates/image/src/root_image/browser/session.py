@@ -297,7 +297,7 @@ def chromium_command(settings, rows):
         "--hide-crash-restore-bubble",
         # There is no keyring, and waiting for one takes seconds.
         "--password-store=basic",
-        # There is no graphics card. WebGL is drawn by SwiftShader, in the GPU process as always.
+        # There is no graphics card: pages are drawn in software.
         "--disable-gpu",
         # A page that nobody looks at works as fast as one that somebody does.
         "--disable-background-timer-throttling",

@@ -43,8 +43,7 @@ pub(super) const BROWSER: Recipe = Recipe {
         "/usr/share/lintian/*",
         "/usr/share/locale/*",
         "/usr/share/man/*",
-        // Mesa's drivers and the compiler they need: Chromium brings a software renderer of its
-        // own (SwiftShader), and there is no other card to drive.
+        // Mesa's drivers and the compiler they need: there is no graphics card to drive.
         "/usr/lib/*/dri/*",
         "/usr/lib/*/libLLVM*",
         // Tools for developers of graphics drivers, 24 MB.

@@ -164,6 +164,11 @@ class BrowserHandle:
             )
         return url
 
+    def _download_behavior(self) -> dict[str, Any]:
+        """Returns where Chromium saves files; Playwright has told it a directory of this host."""
+        path = f"/opt/smolvm-browser/downloads/{self.session_id}"
+        return {"behavior": "allow", "downloadPath": path, "eventsEnabled": True}
+
     def __repr__(self) -> str:
         try:
             status = str(self.status)
@@ -239,10 +244,14 @@ class BrowserSession(BrowserHandle):
             playwright = _playwright("sync_api")
             driver = playwright.sync_playwright().start()
             try:
-                self._playwright = driver, driver.chromium.connect_over_cdp(url)
+                browser = driver.chromium.connect_over_cdp(url)
+                connection = browser.new_browser_cdp_session()
+                connection.send("Browser.setDownloadBehavior", self._download_behavior())
+                connection.detach()
             except BaseException:
                 driver.stop()
                 raise
+            self._playwright = driver, browser
         return self._playwright[1]
 
     def _disconnect(self) -> None:
@@ -369,10 +378,14 @@ class AsyncBrowserSession(BrowserHandle):
             playwright = _playwright("async_api")
             driver = await playwright.async_playwright().start()
             try:
-                self._playwright = driver, await driver.chromium.connect_over_cdp(url)
+                browser = await driver.chromium.connect_over_cdp(url)
+                connection = await browser.new_browser_cdp_session()
+                await connection.send("Browser.setDownloadBehavior", self._download_behavior())
+                await connection.detach()
             except BaseException:
                 await driver.stop()
                 raise
+            self._playwright = driver, browser
         return self._playwright[1]
 
     async def _disconnect(self) -> None:

@@ -28,6 +28,8 @@ const PACKAGE_TOOLS: &[&str] = &["pip>=24"];
 /// What tests the package.
 const TEST_TOOLS: &[&str] = &[
     "mypy>=1.18",
+    // Connects to the guests' browsers; none of its own is installed.
+    "playwright>=1.50",
     "pytest>=8",
     "pytest-timeout>=2.4",
     "pytest-xdist>=3.8",

@@ -123,6 +123,9 @@ pub(super) async fn screenshot(
         let mut page = Page::connect(sandbox).await?;
         let mut parameters = json!({"format": format.as_str()});
         if is_full_page {
+            // For this connection only; they would take their width from the page.
+            let hidden = json!({"hidden": true});
+            page.call("Emulation.setScrollbarsHidden", hidden).await?;
             let size = page.call("Page.getLayoutMetrics", json!({})).await?;
             let size = &size["cssContentSize"];
             parameters["captureBeyondViewport"] = json!(true);

@@ -255,7 +255,7 @@ impl From<BrowserError> for Failure {
         let log = error.log().to_vec();
         let failure = match error {
             BrowserError::Create(error) => error.into(),
-            BrowserError::Start(error) => error.into(),
+            BrowserError::Start(error) => (*error).into(),
             BrowserError::Exec(error) => error.into(),
             BrowserError::Access(error) | BrowserError::Artifact(ArtifactError::Access(error)) => {
                 error.into()

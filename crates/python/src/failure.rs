@@ -155,7 +155,7 @@ impl From<BrowserError> for Failure {
     fn from(error: BrowserError) -> Self {
         match error {
             BrowserError::Create(error) => error.into(),
-            BrowserError::Start(error) => error.into(),
+            BrowserError::Start(error) => (*error).into(),
             BrowserError::Exec(error) => error.into(),
             BrowserError::Access(error) | BrowserError::Artifact(ArtifactError::Access(error)) => {
                 error.into()

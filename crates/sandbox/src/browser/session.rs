@@ -102,7 +102,7 @@ pub enum BrowserError {
     Create(#[from] CreateError),
     /// Its sandbox could not be started.
     #[error(transparent)]
-    Start(#[from] StartError),
+    Start(Box<StartError>),
     /// Its launcher could not be started.
     #[error(transparent)]
     Exec(#[from] ExecError),
@@ -118,6 +118,12 @@ pub enum BrowserError {
     /// There is no picture of its page.
     #[error(transparent)]
     Screenshot(#[from] ScreenshotError),
+}
+
+impl From<StartError> for BrowserError {
+    fn from(error: StartError) -> Self {
+        Self::Start(Box::new(error))
+    }
 }
 
 fn because(reason: Option<&String>) -> String {

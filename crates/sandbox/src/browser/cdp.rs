@@ -123,15 +123,8 @@ pub(super) async fn screenshot(
         let mut page = Page::connect(sandbox).await?;
         let mut parameters = json!({"format": format.as_str()});
         if is_full_page {
-            // For this connection only; they would take their width from the page.
-            let hidden = json!({"hidden": true});
-            page.call("Emulation.setScrollbarsHidden", hidden).await?;
-            let size = page.call("Page.getLayoutMetrics", json!({})).await?;
-            let size = &size["cssContentSize"];
             parameters["captureBeyondViewport"] = json!(true);
-            parameters["clip"] = json!({
-                "x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1,
-            });
+            parameters["clip"] = page.whole().await?;
         }
         let method = "Page.captureScreenshot";
         let captured = page.call(method, parameters).await?;
@@ -165,6 +158,18 @@ impl Page {
             .await
             .map_err(Box::new)?;
         Ok(Self { socket, last_id: 0 })
+    }
+
+    /// Returns the part of the page that is all of it. Its content is narrower than its window by
+    /// a scrollbar, which the picture does not have.
+    async fn whole(&mut self) -> Result<Value, ScreenshotError> {
+        let metrics = self.call("Page.getLayoutMetrics", json!({})).await?;
+        let content = &metrics["cssContentSize"];
+        let expression = json!({"expression": "innerWidth"});
+        let window = self.call("Runtime.evaluate", expression).await?;
+        let window = window["result"]["value"].as_f64().unwrap_or_default();
+        let width = content["width"].as_f64().unwrap_or_default().max(window);
+        Ok(json!({"x": 0, "y": 0, "width": width, "height": content["height"], "scale": 1}))
     }
 
     /// Calls a method and returns its result.

@@ -177,8 +177,8 @@ def test_values_count_as_dataclasses() -> None:
 
 
 def test_later_names_say_that_they_are_missing() -> None:
-    with pytest.raises(SmolVMError, match="BrowserSession is not available"):
-        smolvm.BrowserSession()
+    with pytest.raises(SmolVMError, match="SnapshotInfo is not available"):
+        smolvm.SnapshotInfo()
 
 
 def test_firecracker_s_client_says_what_to_use_instead() -> None:

@@ -10,9 +10,10 @@
 //! The driver is one `select!` loop ([`driver`]): everything that happens to the sandbox passes
 //! through it in one order, and it alone changes the state. [`ending`] says how a machine ended.
 //! Other tasks only carry bytes: [`lease`] speaks to the creating process, [`clients`] relays
-//! operations, [`forwards`] exposes ports ([`peer_user`]: to whom), [`peers`] lets other members of its networks in,
-//! [`console`] keeps what the guest prints, [`causes`] asks the agent what causes events of the
-//! network, [`at_end`] has the guest do what is done before it is shut down. [`log`] keeps what the supervisor says of itself.
+//! operations, [`forwards`] exposes ports ([`peer_user`]: to whom), [`peers`] lets other members of
+//! its networks in, [`console`] keeps what the guest prints, [`causes`] asks the agent what causes
+//! events of the network, [`at_end`] has the guest do what is done before it is shut down. [`log`]
+//! keeps what the supervisor says of itself.
 //!
 //! A supervisor is a value, not a process: [`supervise`] runs until its sandbox has ended.
 

@@ -149,6 +149,12 @@ impl Program {
     }
 }
 
+/// Reads what a program still writes when nothing in it is of interest any more, such as the
+/// zeros behind an archive: whoever is not heard out dies of a broken pipe.
+pub(crate) fn hear_out(mut output: impl Read) -> io::Result<()> {
+    io::copy(&mut output, &mut io::sink()).map(drop)
+}
+
 impl Invocation {
     /// Prepares a run of `program` in `directory`, which is also where it writes.
     pub(crate) fn new(program: Program, directory: &Path) -> Result<Self, CommandError> {

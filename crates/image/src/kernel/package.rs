@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::cache::io_error;
-use crate::command::{CommandError, Invocation, Program};
+use crate::command::{CommandError, Invocation, Program, hear_out};
 use crate::digest::Digest;
 use crate::kernel::KernelError;
 use crate::kernel::modules::ModuleSet;
@@ -255,6 +255,7 @@ fn take_files(archive: impl Read, directory: &Path) -> Result<Found, TakeError> 
             }
         }
     }
+    hear_out(archive.into_inner()).map_err(TakeError::Archive)?;
     Ok(found)
 }
 
@@ -269,6 +270,16 @@ mod tests {
         let found = first_image_dependency(depends);
         assert_eq!(found.as_deref(), Some("linux-image-6.1.0-56-cloud-amd64"));
         assert_eq!(first_image_dependency("linux-image-cloud-amd64\n"), None);
+    }
+
+    #[test]
+    fn a_package_is_heard_out() {
+        let mut tar = tar::Builder::new(Vec::new()).into_inner().unwrap();
+        tar.resize(10_240, 0);
+        let mut rest = tar.as_slice();
+        let directory = tempfile::tempdir().unwrap();
+        assert!(take_files(&mut rest, directory.path()).is_ok());
+        assert!(rest.is_empty(), "{} bytes were not read", rest.len());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use tar::{Archive, Builder, Entry, EntryType, Header};
 
+use crate::command::hear_out;
 use crate::progress::Progress;
 use crate::root_image::recipe::Recipe;
 
@@ -92,6 +93,7 @@ pub(crate) fn rewrite<W: Write>(
             reported_bytes = done_bytes;
         }
     }
+    hear_out(archive.into_inner()).map_err(RewriteError::Read)?;
     for path in recipe.directories {
         tree.add(path, EntryType::Directory, 0o755, "")?;
     }

@@ -317,6 +317,16 @@ fn a_link_to_a_dropped_file_is_an_error() {
 }
 
 #[test]
+fn a_tree_is_heard_out() {
+    let mut tar = tree().tar.into_inner().unwrap();
+    // The record of tar(1), of 20 blocks of 512 bytes.
+    tar.resize(tar.len().next_multiple_of(10_240) + 10_240, 0);
+    let mut rest = tar.as_slice();
+    rewrite::rewrite(&mut rest, io::sink(), &RECIPE, &[], &NoProgress).unwrap();
+    assert!(rest.is_empty(), "{} bytes were not read", rest.len());
+}
+
+#[test]
 fn a_truncated_tree_is_an_error() {
     let directory = tempfile::tempdir().unwrap();
     let mut tar = tree().tar.into_inner().unwrap();

@@ -11,6 +11,7 @@ from smolvm.types import CommandResult, JobStatus, ProcessExit
 __all__ = [
     "AttachedJob",
     "BrowserSession",
+    "Created",
     "NetworkLog",
     "Operation",
     "Process",
@@ -207,6 +208,12 @@ class Operation(Generic[_T]):
     def __await__(self) -> Generator[Any, None, _T]: ...
 
 @final
+class Created(Generic[_T]):
+    """Something that has been made; it is deleted with this object unless it is taken out."""
+    def take(self) -> _T:
+        """Takes it out, once."""
+
+@final
 class Process:
     """A running command. It is killed when nothing holds on to it any more."""
     @property
@@ -311,14 +318,16 @@ class BrowserSession:
 def check_browser(asked: Browser) -> tuple[int, int]: ...
 def create_browser(
     asked: Browser, data_dir: _Path | None, bundled: _Path
-) -> Operation[BrowserSession]: ...
+) -> Operation[Created[BrowserSession]]: ...
 def open_browser(
     session_id: str, data_dir: _Path | None, bundled: _Path
 ) -> BrowserSession: ...
 def list_browsers(
     data_dir: _Path | None, bundled: _Path
 ) -> Operation[builtins.list[BrowserInfo]]: ...
-def create(spec: Spec, data_dir: _Path | None, bundled: _Path) -> Operation[Sandbox]: ...
+def create(
+    spec: Spec, data_dir: _Path | None, bundled: _Path
+) -> Operation[Created[Sandbox]]: ...
 def open(vm_id: str, data_dir: _Path | None, bundled: _Path) -> Sandbox: ...
 def list(
     data_dir: _Path | None, bundled: _Path, labels: dict[str, str]

@@ -108,7 +108,7 @@ class AwaitedNames(Handle):
             async with room:
                 handle = cls.__new__(cls)
                 spec = native_spec(config, backend)
-                handle._native = await _native.create(spec, data_dir, BUNDLED)
+                handle._native = (await _native.create(spec, data_dir, BUNDLED)).take()
                 handle._is_creator = True
                 made.append(handle)
                 return await handle.async_start(boot_timeout)

@@ -62,7 +62,8 @@ class AsyncSmolVM(Handle):
         elif options:
             raise ValidationError(f"{', '.join(options)}: only without config")
         handle = cls.__new__(cls)
-        handle._native = await _native.create(native_spec(config, backend), data_dir, BUNDLED)
+        spec = native_spec(config, backend)
+        handle._native = (await _native.create(spec, data_dir, BUNDLED)).take()
         handle._is_creator = True
         return handle
 

@@ -70,7 +70,7 @@ class BrowserHandle:
             return
         self._config = config if config is not None else BrowserSessionConfig()
         asked = native_browser(self._config.__dict__)
-        self._native = _native.create_browser(asked, data_dir, BUNDLED).wait()
+        self._native = _native.create_browser(asked, data_dir, BUNDLED).wait().take()
         self._is_creator = True
 
     def _open(self, session_id: str, data_dir: PathLike | None) -> None:
@@ -330,7 +330,7 @@ class AsyncBrowserSession(BrowserHandle):
         handle = cls.__new__(cls)
         handle._config = config if config is not None else BrowserSessionConfig()
         asked = native_browser(handle._config.__dict__)
-        handle._native = await _native.create_browser(asked, data_dir, BUNDLED)
+        handle._native = (await _native.create_browser(asked, data_dir, BUNDLED)).take()
         handle._is_creator = True
         return handle
 

@@ -89,7 +89,7 @@ class Handle:
         if config is None:
             config = VMConfig(**{"vcpu_count": 1, **chosen})
         spec = native_spec(config, backend)
-        self._native = _native.create(spec, data_dir, BUNDLED).wait()
+        self._native = _native.create(spec, data_dir, BUNDLED).wait().take()
         self._is_creator = True
 
     def _open(self, vm_id: str, data_dir: PathLike | None) -> None:

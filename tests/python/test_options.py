@@ -23,7 +23,9 @@ from smolvm import (
     VMConfig,
     VMNotFoundError,
     VMState,
+    _native,
 )
+from smolvm.handle import BUNDLED, native_spec
 
 
 def is_gone(vm: SmolVM) -> bool:
@@ -248,18 +250,29 @@ def test_one_that_fails_takes_the_others_with_it() -> None:
     assert none_within(20, {"all": "or none"})
 
 
-def test_sandbox_that_nobody_waits_for_any_more_is_not_left() -> None:
-    async def main() -> None:
-        creation = asyncio.create_task(AsyncSmolVM.create(labels={"left": "not"}))
-        # One turn of the loop, in which the creation begins.
-        await asyncio.sleep(0)
-        creation.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await creation
+def test_sandbox_that_nobody_takes_is_not_left() -> None:
+    config = VMConfig(vcpu_count=1, labels={"left": "untaken"})
+    created = _native.create(native_spec(config, None), None, BUNDLED).wait()
+    assert len(SmolVM.list(labels={"left": "untaken"})) == 1
+    del created
+    assert none_within(20, {"left": "untaken"})
 
-    for _ in range(3):
+
+@pytest.mark.parametrize("delay", [0, 0.0001, 0.001, 0.01])
+def test_sandbox_that_nobody_waits_for_any_more_is_not_left(delay: float) -> None:
+    labels = {"left": f"after {delay}"}
+
+    async def main() -> None:
+        creation = asyncio.create_task(AsyncSmolVM.create(labels=labels))
+        await asyncio.sleep(delay)
+        creation.cancel()
+        # One that was quick is there to be deleted.
+        with contextlib.suppress(asyncio.CancelledError):
+            await (await creation).delete()
+
+    for _ in range(5):
         asyncio.run(main())
-    assert none_within(20, {"left": "not"})
+    assert none_within(20, labels)
 
 
 def test_awaited_names_of_one_sandbox(tmp_path: Path) -> None:

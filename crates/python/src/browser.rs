@@ -20,7 +20,7 @@ use crate::failure::Failure;
 use crate::installation::installation;
 use crate::operation::Operation;
 use crate::ownership;
-use crate::sandbox::{Discard, wanted_or_deleted};
+use crate::unclaimed::{self, Claim};
 
 /// A browser session as Python asks for it; absent values are the library's defaults.
 #[derive(FromPyObject)]
@@ -101,15 +101,10 @@ pub(crate) fn create_browser(
         Ok((asked.config()?, installation))
     };
     let (config, installation) = prepared().map_err(|failure| failure.into_py_err(py))?;
-    let make = async move {
+    Ok(unclaimed::create(async move {
         let at = installation.clone();
         let library = Library::create(at, config, asked.env_vars, Arc::new(NoProgress)).await?;
-        Ok::<_, Failure>(session(installation, library))
-    };
-    let work = wanted_or_deleted(make);
-    Ok(Operation::new(work, |py, session: BrowserSession| {
-        ownership::add(&session.core);
-        session.into_py_any(py)
+        Ok(session(installation, library))
     }))
 }
 
@@ -161,7 +156,12 @@ fn session(installation: Arc<Installation>, library: Library) -> BrowserSession 
     }
 }
 
-impl Discard for BrowserSession {
+impl Claim for BrowserSession {
+    fn claim(self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        ownership::add(&self.core);
+        self.into_py_any(py)
+    }
+
     async fn discard(self) -> Result<(), Failure> {
         Ok(self.library.discard().await?)
     }

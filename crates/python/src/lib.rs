@@ -8,7 +8,8 @@
 //!
 //! There is one implementation of everything, and it is asynchronous: a method makes an
 //! [`operation::Operation`], and the caller chooses how to wait for it. [`runtime`] owns the
-//! threads behind it, [`ownership`] what ends with this process, [`failure`] the one table from
+//! threads behind it, [`ownership`] what ends with this process, [`unclaimed`] what is deleted when
+//! nobody wants it any more, [`failure`] the one table from
 //! errors to Python classes, [`installation`] where the programs and files are.
 
 #![forbid(unsafe_code)]
@@ -31,6 +32,7 @@ mod run;
 mod runtime;
 mod sandbox;
 mod secrets;
+mod unclaimed;
 
 use pyo3::prelude::*;
 
@@ -69,6 +71,8 @@ mod _native {
     use crate::sandbox::{Sandbox, create, list, open, reap};
     #[pymodule_export]
     use crate::secrets::{check_http_rules, check_secret};
+    #[pymodule_export]
+    use crate::unclaimed::Created;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

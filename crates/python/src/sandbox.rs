@@ -12,7 +12,7 @@ use pyo3::types::{PyBytes, PyDict};
 use smolvm_image::NoProgress;
 use smolvm_sandbox::control::Forward;
 use smolvm_sandbox::{Installation, Lifetime, Sandbox as Library, SandboxInfo, Store};
-use tokio::sync::{Mutex as AsyncMutex, oneshot};
+use tokio::sync::Mutex as AsyncMutex;
 
 use crate::arguments::{SpecArguments, sandbox_id};
 use crate::command::{CommandArguments, Timeout, patience, variables};
@@ -20,6 +20,7 @@ use crate::core::Core;
 use crate::failure::Failure;
 use crate::installation::installation;
 use crate::operation::Operation;
+use crate::unclaimed::{self, Claim};
 use crate::{files, network, ownership, process, run};
 
 /// What every Python handle on one sandbox shares.
@@ -49,49 +50,33 @@ pub(crate) fn create(
     let (sandbox_spec, secrets, installation) =
         prepared().map_err(|failure| failure.into_py_err(py))?;
     let is_leased = sandbox_spec.lifetime == Lifetime::Leased;
-    let make = async move {
+    Ok(unclaimed::create(async move {
         reap_once(installation.clone()).await?;
         let (at, progress) = (installation.clone(), Arc::new(NoProgress));
         let library = Library::create_with_secrets(at, sandbox_spec, secrets, progress).await?;
         library.set_initial_env(spec.env_vars).await;
-        Ok::<_, Failure>(Core::new(installation, Arc::new(library)))
-    };
-    let work = wanted_or_deleted(make);
-    Ok(Operation::new(work, move |py, core: Core| {
-        let core = Arc::new(core);
-        if is_leased {
-            ownership::add(&core);
-        }
-        Sandbox { core }.into_py_any(py)
+        let core = Arc::new(Core::new(installation, Arc::new(library)));
+        Ok(New { core, is_leased })
     }))
 }
 
-/// What can be deleted when nobody waits for it any more.
-pub(crate) trait Discard: Send + 'static {
-    /// Deletes it.
-    fn discard(self) -> impl Future<Output = Result<(), Failure>> + Send;
+/// A sandbox that has just been created.
+struct New {
+    core: Arc<Core>,
+    is_leased: bool,
 }
 
-impl Discard for Core {
-    async fn discard(self) -> Result<(), Failure> {
-        self.delete().await
-    }
-}
-
-/// Makes something to the end, and deletes it when nobody waits for it any more.
-pub(crate) async fn wanted_or_deleted<T: Discard>(
-    make: impl Future<Output = Result<T, Failure>> + Send + 'static,
-) -> Result<T, Failure> {
-    let (sender, receiver) = oneshot::channel();
-    tokio::spawn(async move {
-        if let Err(Ok(unwanted)) = sender.send(make.await) {
-            // What cannot be deleted goes with this process.
-            let _deleted = unwanted.discard().await;
+impl Claim for New {
+    fn claim(self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        if self.is_leased {
+            ownership::add(&self.core);
         }
-    });
-    receiver
-        .await
-        .expect("making a sandbox does not panic and is never cancelled")
+        Sandbox { core: self.core }.into_py_any(py)
+    }
+
+    async fn discard(self) -> Result<(), Failure> {
+        self.core.delete().await
+    }
 }
 
 /// Returns the existing sandbox `vm_id`.

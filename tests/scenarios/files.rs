@@ -130,6 +130,22 @@ fn archive_of_a_hostile_guest_stays_inside_its_destination() {
 }
 
 #[test]
+fn files_of_the_kernel_are_copied_with_what_is_in_them() {
+    let host = Host::new();
+    host.start("box", &[]);
+    // One says that it has no bytes, the other that it has a page.
+    for path in ["/proc/cpuinfo", "/sys/devices/system/cpu/online"] {
+        let copy = host.path().join("copy");
+        let source = format!("box:{path}");
+        let _copied = host
+            .smolvm(&["cp", &source, copy.to_str().expect("UTF-8")])
+            .ok();
+        let content = host.sh("box", &format!("cat {path}")).ok().text();
+        assert_eq!(fs::read_to_string(&copy).expect("copied"), content);
+    }
+}
+
+#[test]
 fn full_disk_of_the_guest_is_named_and_the_sandbox_answers_on() {
     let host = Host::new();
     host.start("box", &["--disk-size", "64"]);

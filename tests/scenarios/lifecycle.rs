@@ -1,6 +1,8 @@
 //! Creating, stopping, starting again, deleting, by name and several at once.
 
-use smolvm_tests::{Host, terminate};
+use std::time::{Duration, SystemTime};
+
+use smolvm_tests::{Host, hold_up, terminate};
 
 #[test]
 fn files_survive_stop_and_start() {
@@ -71,6 +73,30 @@ fn sandboxes_share_an_image_and_nothing_else() {
         .map(|sandbox| sandbox["name"].as_str().expect("a name"))
         .collect();
     assert_eq!(names, ["one", "two"]);
+}
+
+/// Asserts that the clock of `box` is the host's, but for what asking takes.
+#[track_caller]
+fn assert_same_time(host: &Host) {
+    let tolerance = Duration::from_millis(500);
+    let before = SystemTime::now() - tolerance;
+    let guest = host.sh("box", "date +%s.%N").ok().text();
+    let after = SystemTime::now() + tolerance;
+    let guest: f64 = guest.trim().parse().expect("a number");
+    let guest = SystemTime::UNIX_EPOCH + Duration::from_secs_f64(guest);
+    assert!(
+        (before..=after).contains(&guest),
+        "{guest:?}, between {before:?} and {after:?}"
+    );
+}
+
+#[test]
+fn guest_has_the_hosts_time_also_when_its_machine_was_held_up() {
+    let host = Host::new();
+    host.start("box", &[]);
+    assert_same_time(&host);
+    hold_up(host.process("qemu-system"), Duration::from_secs(3));
+    assert_same_time(&host);
 }
 
 #[test]

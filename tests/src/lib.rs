@@ -341,6 +341,17 @@ pub fn terminate(pid: u32) {
     send(pid, Signal::TERM);
 }
 
+/// Holds a process still for a time, as a busy host does.
+///
+/// # Panics
+///
+/// When there is no such process.
+pub fn hold_up(pid: u32, duration: Duration) {
+    send(pid, Signal::STOP);
+    std::thread::sleep(duration);
+    send(pid, Signal::CONT);
+}
+
 fn send(pid: u32, signal: Signal) {
     let raw = i32::try_from(pid).expect("a process ID");
     let pid = rustix::process::Pid::from_raw(raw).expect("not zero");

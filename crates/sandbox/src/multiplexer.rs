@@ -139,6 +139,11 @@ impl AgentSession {
         Ok(hello)
     }
 
+    /// Sets the guest's clock to the host's.
+    pub(crate) async fn set_clock(&self) -> Result<(), SessionError> {
+        self.hello(GuestSettings::default()).await.map(drop)
+    }
+
     /// Returns how every job is, in no order.
     pub(crate) async fn list_jobs(&self) -> Result<Vec<JobStatus>, SessionError> {
         let mut stream = self.request(&Request::ListJobs).await?;

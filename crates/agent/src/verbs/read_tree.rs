@@ -2,11 +2,12 @@
 //! two frames.
 //!
 //! Kept are modes, owners, modification times, symbolic links, FIFOs and devices. Skipped are
-//! sockets, what disappears meanwhile, and the content of the kernel's pseudo file systems.
+//! sockets, what disappears meanwhile, and the directories of the kernel's pseudo file systems.
 
 use std::ffi::OsString;
-use std::fs::{self, Metadata};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -23,6 +24,9 @@ use crate::refusal;
 
 /// File systems without files of the user's: proc, sysfs, cgroup2, devpts (linux/magic.h).
 const PSEUDO_FILE_SYSTEMS: [FsWord; 4] = [0x9fa0, 0x6265_6572, 0x6367_7270, 0x1cd1];
+
+/// Longest file of a pseudo file system, which is held in memory: its size is not known before.
+const MAX_PSEUDO_FILE_BYTES: u64 = 16 * 1024 * 1024;
 
 pub(super) async fn run(host: &mut Conversation, path: ByteBuf) -> Result<(), Failure> {
     let path = absolute(path)?;
@@ -81,6 +85,12 @@ fn append<W: Write>(
     }
     if kind.is_file() {
         let file = open_regular(path)?;
+        if is_pseudo(&file)? {
+            let content = whole(file)?;
+            header.set_size(u64::try_from(content.len()).unwrap_or(u64::MAX));
+            archive.append_data(&mut header, name, content.as_slice())?;
+            return Ok(Vec::new());
+        }
         let size = file.metadata()?.size();
         header.set_size(size);
         // A file that changes its size meanwhile must not shift what follows it.
@@ -121,12 +131,28 @@ fn special_entry_type(kind: fs::FileType) -> Option<EntryType> {
 }
 
 fn children_of(directory: &Path) -> io::Result<Vec<OsString>> {
-    let file_system = rustix::fs::statfs(directory)?.f_type;
-    if PSEUDO_FILE_SYSTEMS.contains(&file_system) {
+    if is_pseudo(File::open(directory)?)? {
         return Ok(Vec::new());
     }
     let names = fs::read_dir(directory)?.map(|entry| entry.map(|entry| entry.file_name()));
     names.collect()
+}
+
+fn is_pseudo(file: impl AsFd) -> io::Result<bool> {
+    let file_system = rustix::fs::fstatfs(file)?.f_type;
+    Ok(PSEUDO_FILE_SYSTEMS.contains(&file_system))
+}
+
+/// Returns the content of a file that says nothing true of its size.
+fn whole(file: File) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    file.take(MAX_PSEUDO_FILE_BYTES + 1)
+        .read_to_end(&mut content)?;
+    if u64::try_from(content.len()).is_ok_and(|length| length <= MAX_PSEUDO_FILE_BYTES) {
+        Ok(content)
+    } else {
+        Err(io::ErrorKind::FileTooLarge.into())
+    }
 }
 
 /// Collects written bytes into frames as large as the protocol has them.

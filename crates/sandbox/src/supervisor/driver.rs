@@ -131,7 +131,10 @@ impl Driver {
         let (clients, commands) = Clients::start(listener);
         Self {
             hello: Some(AbortOnDropHandle::new(tokio::spawn(async move {
-                greeter.hello(settings).await
+                let hello = greeter.hello(settings).await?;
+                // The first hello has waited for the guest to boot, and its time with it.
+                greeter.set_clock().await?;
+                Ok(hello)
             }))),
             is_ready: false,
             start_deadline: Instant::now() + Duration::from_millis(plan.start_timeout_ms),
@@ -447,10 +450,10 @@ impl Driver {
         self.forwards
             .answer(&self.session, self.clients.operations());
         self.open_to_peers();
-        // The guest's clock stood still; a hello sets it.
+        // The guest's clock stood still.
         let session = self.session.clone();
         self.clock = Some(AbortOnDropHandle::new(tokio::spawn(async move {
-            if let Err(error) = session.hello(GuestSettings::default()).await {
+            if let Err(error) = session.set_clock().await {
                 tracing::warn!(error = %text::chain(&error), "guest's clock not set");
             }
         })));

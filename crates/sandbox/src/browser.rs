@@ -14,20 +14,23 @@
 //! stays when the sandbox is deleted; so two sessions cannot have it at a time.
 //!
 //! [`config`] has the rules, [`session`] the life cycle, [`launcher`] what the guest is told,
-//! [`artifacts`] what a session leaves, [`cdp`] what is asked of Chromium itself.
+//! [`artifacts`] what a session leaves, [`cdp`] the connection to a page, [`screenshots`] pictures of
+//! it.
 
 mod artifacts;
 mod cdp;
 mod config;
 mod launcher;
 mod record;
+mod screenshots;
 mod session;
 
 pub use artifacts::ArtifactError;
-pub use cdp::{ImageFormat, ScreenshotError};
+pub use cdp::PageError;
 pub use config::{
     AskedBrowser, BrowserConfig, BrowserConfigError, BrowserMode, DEFAULT_BROWSER_DISK_MIB,
     DEFAULT_BROWSER_MEMORY_MIB, DEFAULT_BROWSER_VCPUS, DEFAULT_TIMEOUT_MINUTES, DEFAULT_VIEWPORT,
 };
 pub use record::BrowserPorts;
+pub use screenshots::ImageFormat;
 pub use session::{BrowserError, BrowserInfo, BrowserSession, BrowserStatus, reap_browsers};

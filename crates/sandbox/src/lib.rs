@@ -56,7 +56,7 @@ pub use browser::{
     ArtifactError, AskedBrowser, BrowserConfig, BrowserConfigError, BrowserError, BrowserInfo,
     BrowserMode, BrowserPorts, BrowserSession, BrowserStatus, DEFAULT_BROWSER_DISK_MIB,
     DEFAULT_BROWSER_MEMORY_MIB, DEFAULT_BROWSER_VCPUS, DEFAULT_TIMEOUT_MINUTES, DEFAULT_VIEWPORT,
-    ImageFormat, ScreenshotError, reap_browsers,
+    ImageFormat, PageError, reap_browsers,
 };
 pub use custom::{CustomBootError, MAX_BOOT_ARGS_BYTES, MAX_EXTRA_DRIVES, MAX_INITRAMFS_BYTES};
 pub use dial::GuestConnection;

@@ -1,13 +1,12 @@
-//! The Chrome DevTools Protocol, as far as SmolVM itself speaks it: pictures of a page.
+//! The Chrome DevTools Protocol, as far as SmolVM itself speaks it: a connection to one page.
 //!
 //! Chromium is reached through the agent, so that no port of the host is needed. All of its
 //! answers are the guest's word: they are bounded in size and time.
 //!
-//! Spec: <https://chromedevtools.github.io/devtools-protocol/tot/Page/>.
+//! Spec: <https://chromedevtools.github.io/devtools-protocol/tot/>.
 
 use std::time::Duration;
 
-use base64ct::{Base64, Encoding as _};
 use bytes::Bytes;
 use futures::{SinkExt as _, StreamExt as _};
 use http_body_util::{BodyExt as _, Empty, Limited};
@@ -23,8 +22,8 @@ use crate::{AccessError, ErrorKind, GuestConnection, Sandbox};
 /// Chromium's port on the guest's loopback.
 pub(super) const CDP_PORT: u16 = 9222;
 
-/// How long a picture may take: an emulated guest draws a large page for seconds.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a page may take: an emulated guest draws a large one for seconds.
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Longest list of pages that is read.
 const MAX_LIST_BYTES: usize = 4 * 1024 * 1024;
@@ -32,9 +31,9 @@ const MAX_LIST_BYTES: usize = 4 * 1024 * 1024;
 /// Largest picture that is taken, as Base64: a page of 16384 rows, which is where Chromium ends.
 const MAX_MESSAGE_BYTES: usize = 256 * 1024 * 1024;
 
-/// Why there is no picture.
+/// Why the browser's page could not be used.
 #[derive(Debug, thiserror::Error)]
-pub enum ScreenshotError {
+pub enum PageError {
     /// Chromium cannot be reached.
     #[error("reach the browser")]
     Access(#[from] AccessError),
@@ -44,7 +43,7 @@ pub enum ScreenshotError {
         /// Why not.
         reason: String,
     },
-    /// There is no page to take a picture of.
+    /// There is no page.
     #[error("the browser has no page")]
     NoPage,
     /// The connection to the page failed.
@@ -65,11 +64,11 @@ pub enum ScreenshotError {
         message: String,
     },
     /// It took too long.
-    #[error("the browser did not draw the page within {} s", PATIENCE.as_secs())]
+    #[error("the page did not answer within {} s", PATIENCE.as_secs())]
     Slow,
 }
 
-impl ScreenshotError {
+impl PageError {
     /// Returns the kind of this error.
     #[must_use]
     pub const fn kind(&self) -> ErrorKind {
@@ -85,68 +84,15 @@ impl ScreenshotError {
     }
 }
 
-/// How a picture is encoded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ImageFormat {
-    /// Without loss.
-    #[default]
-    Png,
-    /// With loss.
-    Jpeg,
-}
-
-impl ImageFormat {
-    /// Returns the format of a file by the end of its name, PNG where it says nothing.
-    #[must_use]
-    pub fn of_path(path: &std::path::Path) -> Self {
-        match path.extension().and_then(|end| end.to_str()) {
-            Some("jpg" | "jpeg") => Self::Jpeg,
-            _ => Self::Png,
-        }
-    }
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Png => "png",
-            Self::Jpeg => "jpeg",
-        }
-    }
-}
-
-/// Takes a picture of the page that was used last: what its window shows, or all of it.
-pub(super) async fn screenshot(
-    sandbox: &Sandbox,
-    is_full_page: bool,
-    format: ImageFormat,
-) -> Result<Vec<u8>, ScreenshotError> {
-    let take = async {
-        let mut page = Page::connect(sandbox).await?;
-        let mut parameters = json!({"format": format.as_str()});
-        if is_full_page {
-            parameters["captureBeyondViewport"] = json!(true);
-            parameters["clip"] = page.whole().await?;
-        }
-        let method = "Page.captureScreenshot";
-        let captured = page.call(method, parameters).await?;
-        captured["data"]
-            .as_str()
-            .and_then(|data| Base64::decode_vec(data).ok())
-            .ok_or(ScreenshotError::NoAnswer { method })
-    };
-    tokio::time::timeout(PATIENCE, take)
-        .await
-        .map_err(|_| ScreenshotError::Slow)?
-}
-
 /// A page of the browser, connected to.
-struct Page {
+pub(super) struct Page {
     socket: WebSocketStream<GuestConnection>,
     last_id: u64,
 }
 
 impl Page {
     /// Connects to the page that was used last.
-    async fn connect(sandbox: &Sandbox) -> Result<Self, ScreenshotError> {
+    pub(super) async fn connect(sandbox: &Sandbox) -> Result<Self, PageError> {
         let target = first_page(sandbox).await?;
         let stream = sandbox.dial(CDP_PORT).await?;
         let limits = WebSocketConfig::default()
@@ -160,24 +106,12 @@ impl Page {
         Ok(Self { socket, last_id: 0 })
     }
 
-    /// Returns the part of the page that is all of it. Its content is narrower than its window by
-    /// a scrollbar, which the picture does not have.
-    async fn whole(&mut self) -> Result<Value, ScreenshotError> {
-        let metrics = self.call("Page.getLayoutMetrics", json!({})).await?;
-        let content = &metrics["cssContentSize"];
-        let expression = json!({"expression": "innerWidth"});
-        let window = self.call("Runtime.evaluate", expression).await?;
-        let window = window["result"]["value"].as_f64().unwrap_or_default();
-        let width = content["width"].as_f64().unwrap_or_default().max(window);
-        Ok(json!({"x": 0, "y": 0, "width": width, "height": content["height"], "scale": 1}))
-    }
-
     /// Calls a method and returns its result.
-    async fn call(
+    pub(super) async fn call(
         &mut self,
         method: &'static str,
         parameters: Value,
-    ) -> Result<Value, ScreenshotError> {
+    ) -> Result<Value, PageError> {
         self.last_id += 1;
         let request = json!({"id": self.last_id, "method": method, "params": parameters});
         let message = Message::text(request.to_string());
@@ -187,19 +121,19 @@ impl Page {
                 continue;
             };
             let answer: Value =
-                serde_json::from_str(&text).map_err(|_| ScreenshotError::NoAnswer { method })?;
+                serde_json::from_str(&text).map_err(|_| PageError::NoAnswer { method })?;
             if answer["id"] != self.last_id {
                 continue;
             }
             return match answer["error"]["message"].as_str() {
-                Some(message) => Err(ScreenshotError::Refused {
+                Some(message) => Err(PageError::Refused {
                     method,
                     message: crate::text::excerpt(message, 400),
                 }),
                 None => Ok(answer["result"].clone()),
             };
         }
-        Err(ScreenshotError::NoAnswer { method })
+        Err(PageError::NoAnswer { method })
     }
 }
 
@@ -212,8 +146,8 @@ struct Target {
 }
 
 /// Returns the identifier of the page that was used last.
-async fn first_page(sandbox: &Sandbox) -> Result<String, ScreenshotError> {
-    let list = |reason: String| ScreenshotError::List { reason };
+async fn first_page(sandbox: &Sandbox) -> Result<String, PageError> {
+    let list = |reason: String| PageError::List { reason };
     let stream = TokioIo::new(sandbox.dial(CDP_PORT).await?);
     let (mut sender, connection) = hyper::client::conn::http1::handshake(stream)
         .await
@@ -232,7 +166,7 @@ async fn first_page(sandbox: &Sandbox) -> Result<String, ScreenshotError> {
             .collect()
             .await
             .map_err(|error| list(error.to_string()))?;
-        Ok::<_, ScreenshotError>(body.to_bytes())
+        Ok::<_, PageError>(body.to_bytes())
     };
     tokio::pin!(ask, connection);
     let body = tokio::select! {
@@ -243,7 +177,7 @@ async fn first_page(sandbox: &Sandbox) -> Result<String, ScreenshotError> {
     let targets: Vec<Target> =
         serde_json::from_slice(&body).map_err(|error| list(error.to_string()))?;
     let page = targets.into_iter().find(|target| target.kind == "page");
-    let id = page.ok_or(ScreenshotError::NoPage)?.id;
+    let id = page.ok_or(PageError::NoPage)?.id;
     if id
         .bytes()
         .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
@@ -251,23 +185,5 @@ async fn first_page(sandbox: &Sandbox) -> Result<String, ScreenshotError> {
         Ok(id)
     } else {
         Err(list("a page has an illegal identifier".to_owned()))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use super::*;
-
-    #[test]
-    fn name_of_a_file_chooses_its_format() {
-        assert_eq!(
-            ImageFormat::of_path(Path::new("a/b.jpg")),
-            ImageFormat::Jpeg
-        );
-        for name in ["a.png", "a", "jpg", "a.webp"] {
-            assert_eq!(ImageFormat::of_path(Path::new(name)), ImageFormat::Png);
-        }
     }
 }

@@ -9,10 +9,11 @@ use smolvm_image::{BROWSER_IMAGE, Progress};
 use tokio::sync::Mutex;
 
 use super::artifacts::{self, ArtifactError};
-use super::cdp::{self, CDP_PORT, ImageFormat, ScreenshotError};
+use super::cdp::{CDP_PORT, PageError};
 use super::config::{BrowserConfig, sandbox_of_profile};
 use super::launcher::{self, Readiness};
 use super::record::{BrowserPorts, BrowserRecord, Records};
+use super::screenshots::{self, ImageFormat};
 use crate::exec::{ExecError, Output};
 use crate::record::unix_time_ms;
 use crate::text::{Tail, chain};
@@ -115,9 +116,9 @@ pub enum BrowserError {
     /// What it leaves could not be had.
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
-    /// There is no picture of its page.
+    /// Its page could not be used.
     #[error(transparent)]
-    Screenshot(#[from] ScreenshotError),
+    Page(#[from] PageError),
 }
 
 impl From<CreateError> for BrowserError {
@@ -156,7 +157,7 @@ impl BrowserError {
             Self::Access(error) => error.kind(),
             Self::Store(error) => error.kind(),
             Self::Artifact(error) => error.kind(),
-            Self::Screenshot(error) => error.kind(),
+            Self::Page(error) => error.kind(),
         }
     }
 
@@ -653,7 +654,7 @@ impl BrowserSession {
         is_full_page: bool,
         format: ImageFormat,
     ) -> Result<Vec<u8>, BrowserError> {
-        Ok(cdp::screenshot(&self.sandbox, is_full_page, format).await?)
+        Ok(screenshots::screenshot(&self.sandbox, is_full_page, format).await?)
     }
 
     /// Returns the last `lines` lines of each log of the session's programs, made printable.

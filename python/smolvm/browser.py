@@ -21,6 +21,7 @@ from smolvm.browser_config import (
     browser_info,
     native_browser,
 )
+from smolvm.computer import AsyncComputer, Computer
 from smolvm.exceptions import BrowserSessionNotFoundError, SmolVMError, ValidationError
 from smolvm.files import PathLike
 from smolvm.handle import BUNDLED, warn
@@ -205,6 +206,11 @@ class BrowserSession(BrowserHandle):
         return [browser_info(known) for known in _native.list_browsers(data_dir, BUNDLED).wait()]
 
     @property
+    def computer(self) -> Computer:
+        """Mouse and keyboard at the page that was used last."""
+        return Computer(self._native.computer())
+
+    @property
     def vm(self) -> SmolVM:
         """The session's sandbox."""
         return SmolVM.from_id(self.vm_id, data_dir=self.data_dir)
@@ -345,6 +351,11 @@ class AsyncBrowserSession(BrowserHandle):
     async def list(*, data_dir: PathLike | None = None) -> list[BrowserSessionInfo]:
         """Returns all sessions, by name."""
         return [browser_info(known) for known in await _native.list_browsers(data_dir, BUNDLED)]
+
+    @property
+    def computer(self) -> AsyncComputer:
+        """Mouse and keyboard at the page that was used last; its methods are awaited."""
+        return AsyncComputer(self._native.computer())
 
     @property
     def vm(self) -> AsyncSmolVM:

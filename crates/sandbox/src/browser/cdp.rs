@@ -31,6 +31,9 @@ const MAX_LIST_BYTES: usize = 4 * 1024 * 1024;
 /// Largest picture that is taken, as Base64: a page of 16384 rows, which is where Chromium ends.
 const MAX_MESSAGE_BYTES: usize = 256 * 1024 * 1024;
 
+/// Most characters of a dialog that are repeated; Chromium shows about as many.
+const MAX_DIALOG_CHARS: usize = 2000;
+
 /// Why the browser's page could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum PageError {
@@ -66,6 +69,15 @@ pub enum PageError {
     /// It took too long.
     #[error("the page did not answer within {} s", PATIENCE.as_secs())]
     Slow,
+    /// The page could not be loaded.
+    #[error("load the page: {reason}")]
+    Load {
+        /// Why not, as Chromium says.
+        reason: String,
+    },
+    /// The page waits for the answer to a dialog.
+    #[error("the page shows a dialog ({}) that has to be answered first: {:?}", .0.kind, .0.message)]
+    Dialog(Dialog),
 }
 
 impl PageError {
@@ -75,25 +87,58 @@ impl PageError {
         match self {
             Self::Access(error) => error.kind(),
             Self::Slow => ErrorKind::Timeout,
+            Self::Dialog(_) => ErrorKind::Conflict,
             Self::List { .. }
             | Self::NoPage
             | Self::Connection(_)
             | Self::NoAnswer { .. }
-            | Self::Refused { .. } => ErrorKind::GuestFailed,
+            | Self::Refused { .. }
+            | Self::Load { .. } => ErrorKind::GuestFailed,
+        }
+    }
+}
+
+/// A dialog that a page's script shows, and that nothing happens beside until it is answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dialog {
+    /// `alert`, `confirm`, `prompt` or `beforeunload`.
+    pub kind: String,
+    /// What it says, cut to a printable length.
+    pub message: String,
+    /// What a prompt has in its field.
+    pub default_text: String,
+}
+
+impl Dialog {
+    /// Reads the parameters of `Page.javascriptDialogOpening`.
+    fn of_event(parameters: &Value) -> Self {
+        let text = |name: &str| {
+            let text = parameters[name].as_str().unwrap_or_default();
+            crate::text::excerpt(text, MAX_DIALOG_CHARS)
+        };
+        Self {
+            kind: text("type"),
+            message: text("message"),
+            default_text: text("defaultPrompt"),
         }
     }
 }
 
 /// A page of the browser, connected to.
+#[derive(Debug)]
 pub(super) struct Page {
     socket: WebSocketStream<GuestConnection>,
     last_id: u64,
+    /// The dialog it shows, as far as has been read. Told only to whom
+    /// [`Self::watch_dialogs`] was called on.
+    dialog: Option<Dialog>,
+    /// Whether the page has gone.
+    is_gone: bool,
 }
 
 impl Page {
-    /// Connects to the page that was used last.
-    pub(super) async fn connect(sandbox: &Sandbox) -> Result<Self, PageError> {
-        let target = first_page(sandbox).await?;
+    /// Connects to the page `target`.
+    pub(super) async fn connect(sandbox: &Sandbox, target: &str) -> Result<Self, PageError> {
         let stream = sandbox.dial(CDP_PORT).await?;
         let limits = WebSocketConfig::default()
             .max_message_size(Some(MAX_MESSAGE_BYTES))
@@ -103,37 +148,146 @@ impl Page {
         let (socket, _) = tokio_tungstenite::client_async_with_config(url, stream, Some(limits))
             .await
             .map_err(Box::new)?;
-        Ok(Self { socket, last_id: 0 })
+        Ok(Self {
+            socket,
+            last_id: 0,
+            dialog: None,
+            is_gone: false,
+        })
     }
 
-    /// Calls a method and returns its result.
+    /// Has dialogs come to this connection and nowhere else from now on. Not waited for: a page
+    /// that shows one already does not answer.
+    pub(super) async fn watch_dialogs(&mut self) -> Result<(), PageError> {
+        self.send("Page.enable", json!({})).await?;
+        Ok(())
+    }
+
+    /// Returns the dialog that the page shows, as far as has been read.
+    pub(super) const fn dialog(&self) -> Option<&Dialog> {
+        self.dialog.as_ref()
+    }
+
+    /// Returns whether the page has gone.
+    pub(super) const fn is_gone(&self) -> bool {
+        self.is_gone
+    }
+
+    /// Answers the dialog that the page shows.
+    pub(super) async fn answer_dialog(
+        &mut self,
+        is_accepted: bool,
+        text: Option<&str>,
+    ) -> Result<(), PageError> {
+        let mut answer = json!({"accept": is_accepted});
+        if let Some(text) = text {
+            answer["promptText"] = json!(text);
+        }
+        self.ask("Page.handleJavaScriptDialog", answer).await?;
+        self.dialog = None;
+        Ok(())
+    }
+
+    /// Calls a method that the browser answers whatever the page does, and returns its result.
+    pub(super) async fn ask(
+        &mut self,
+        method: &'static str,
+        parameters: Value,
+    ) -> Result<Value, PageError> {
+        let id = self.send(method, parameters).await?;
+        loop {
+            if let Some(result) = self.receive(method, id).await? {
+                return Ok(result);
+            }
+        }
+    }
+
+    /// Calls a method that the page answers, and returns its result.
     pub(super) async fn call(
         &mut self,
         method: &'static str,
         parameters: Value,
     ) -> Result<Value, PageError> {
+        self.check_dialog()?;
+        let id = self.send(method, parameters).await?;
+        loop {
+            if let Some(result) = self.receive(method, id).await? {
+                return Ok(result);
+            }
+            self.check_dialog()?;
+        }
+    }
+
+    /// Sends events of mouse or keyboard, and returns when the page has taken the last of them:
+    /// when it has answered, shows a dialog, or has gone for it.
+    pub(super) async fn input(
+        &mut self,
+        method: &'static str,
+        events: Vec<Value>,
+    ) -> Result<(), PageError> {
+        self.check_dialog()?;
+        let mut last_id = None;
+        for event in events {
+            last_id = Some(self.send(method, event).await?);
+        }
+        let Some(id) = last_id else {
+            return Ok(());
+        };
+        while self.dialog.is_none() {
+            match self.receive(method, id).await {
+                Ok(None) => {}
+                Ok(Some(_)) => return Ok(()),
+                Err(_) if self.is_gone => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn check_dialog(&self) -> Result<(), PageError> {
+        match &self.dialog {
+            None => Ok(()),
+            Some(dialog) => Err(PageError::Dialog(dialog.clone())),
+        }
+    }
+
+    async fn send(&mut self, method: &'static str, parameters: Value) -> Result<u64, PageError> {
         self.last_id += 1;
         let request = json!({"id": self.last_id, "method": method, "params": parameters});
         let message = Message::text(request.to_string());
         self.socket.send(message).await.map_err(Box::new)?;
-        while let Some(message) = self.socket.next().await {
-            let Message::Text(text) = message.map_err(Box::new)? else {
-                continue;
-            };
-            let answer: Value =
-                serde_json::from_str(&text).map_err(|_| PageError::NoAnswer { method })?;
-            if answer["id"] != self.last_id {
-                continue;
+        Ok(self.last_id)
+    }
+
+    /// Takes in the next message. Returns the result of the call `id`, if it is that.
+    async fn receive(&mut self, method: &'static str, id: u64) -> Result<Option<Value>, PageError> {
+        let Some(message) = self.socket.next().await else {
+            return Err(PageError::NoAnswer { method });
+        };
+        let Message::Text(text) = message.map_err(Box::new)? else {
+            return Ok(None);
+        };
+        let mut answer: Value =
+            serde_json::from_str(&text).map_err(|_| PageError::NoAnswer { method })?;
+        match answer["method"].as_str() {
+            Some("Page.javascriptDialogOpening") => {
+                self.dialog = Some(Dialog::of_event(&answer["params"]));
             }
-            return match answer["error"]["message"].as_str() {
-                Some(message) => Err(PageError::Refused {
-                    method,
-                    message: crate::text::excerpt(message, 400),
-                }),
-                None => Ok(answer["result"].clone()),
-            };
+            Some("Page.javascriptDialogClosed") => self.dialog = None,
+            // Its tab was closed; the connection ends after this.
+            Some("Inspector.detached") => self.is_gone = true,
+            _ => {}
         }
-        Err(PageError::NoAnswer { method })
+        if answer["id"] != id {
+            return Ok(None);
+        }
+        match answer["error"]["message"].as_str() {
+            Some(message) => Err(PageError::Refused {
+                method,
+                message: crate::text::excerpt(message, 400),
+            }),
+            None => Ok(Some(answer["result"].take())),
+        }
     }
 }
 
@@ -146,7 +300,7 @@ struct Target {
 }
 
 /// Returns the identifier of the page that was used last.
-async fn first_page(sandbox: &Sandbox) -> Result<String, PageError> {
+pub(super) async fn last_used(sandbox: &Sandbox) -> Result<String, PageError> {
     let list = |reason: String| PageError::List { reason };
     let stream = TokioIo::new(sandbox.dial(CDP_PORT).await?);
     let (mut sender, connection) = hyper::client::conn::http1::handshake(stream)

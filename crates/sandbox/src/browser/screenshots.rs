@@ -3,7 +3,7 @@
 use base64ct::{Base64, Encoding as _};
 use serde_json::{Value, json};
 
-use super::cdp::{PATIENCE, Page, PageError};
+use super::cdp::{PATIENCE, Page, PageError, last_used};
 use crate::Sandbox;
 
 /// How a picture is encoded.
@@ -41,22 +41,31 @@ pub(super) async fn screenshot(
     format: ImageFormat,
 ) -> Result<Vec<u8>, PageError> {
     let take = async {
-        let mut page = Page::connect(sandbox).await?;
-        let mut parameters = json!({"format": format.as_str()});
-        if is_full_page {
-            parameters["captureBeyondViewport"] = json!(true);
-            parameters["clip"] = whole(&mut page).await?;
-        }
-        let method = "Page.captureScreenshot";
-        let captured = page.call(method, parameters).await?;
-        captured["data"]
-            .as_str()
-            .and_then(|data| Base64::decode_vec(data).ok())
-            .ok_or(PageError::NoAnswer { method })
+        let mut page = Page::connect(sandbox, &last_used(sandbox).await?).await?;
+        capture(&mut page, is_full_page, format).await
     };
     tokio::time::timeout(PATIENCE, take)
         .await
         .map_err(|_| PageError::Slow)?
+}
+
+/// Takes a picture of a page: what its window shows, or all of it.
+pub(super) async fn capture(
+    page: &mut Page,
+    is_full_page: bool,
+    format: ImageFormat,
+) -> Result<Vec<u8>, PageError> {
+    let mut parameters = json!({"format": format.as_str()});
+    if is_full_page {
+        parameters["captureBeyondViewport"] = json!(true);
+        parameters["clip"] = whole(page).await?;
+    }
+    let method = "Page.captureScreenshot";
+    let captured = page.call(method, parameters).await?;
+    captured["data"]
+        .as_str()
+        .and_then(|data| Base64::decode_vec(data).ok())
+        .ok_or(PageError::NoAnswer { method })
 }
 
 /// Returns the part of the page that is all of it. Its content is narrower than its window by

@@ -10,7 +10,10 @@ use tokio::sync::Mutex;
 
 use super::artifacts::{self, ArtifactError};
 use super::cdp::{CDP_PORT, PageError};
+use super::computer::Computer;
 use super::config::{BrowserConfig, sandbox_of_profile};
+use super::hand::Hand;
+use super::input::{InputError, Viewport};
 use super::launcher::{self, Readiness};
 use super::record::{BrowserPorts, BrowserRecord, Records};
 use super::screenshots::{self, ImageFormat};
@@ -119,6 +122,9 @@ pub enum BrowserError {
     /// Its page could not be used.
     #[error(transparent)]
     Page(#[from] PageError),
+    /// That cannot be done with mouse and keyboard.
+    #[error(transparent)]
+    Input(#[from] InputError),
 }
 
 impl From<CreateError> for BrowserError {
@@ -158,6 +164,7 @@ impl BrowserError {
             Self::Store(error) => error.kind(),
             Self::Artifact(error) => error.kind(),
             Self::Page(error) => error.kind(),
+            Self::Input(error) => error.kind(),
         }
     }
 
@@ -272,6 +279,8 @@ pub struct BrowserSession {
     sandbox: Arc<Sandbox>,
     /// Variables of the browser, which only its creator knows; guards starts against each other.
     env_vars: Mutex<Option<BTreeMap<String, String>>>,
+    /// What its pages are used with; guards actions against each other.
+    hand: Mutex<Hand>,
 }
 
 impl BrowserSession {
@@ -322,6 +331,7 @@ impl BrowserSession {
             session_id,
             sandbox: Arc::new(sandbox),
             env_vars: Mutex::new(Some(env_vars)),
+            hand: Mutex::default(),
         };
         match session.records.add(&record) {
             Ok(true) => Ok(session),
@@ -368,6 +378,7 @@ impl BrowserSession {
             session_id,
             sandbox,
             env_vars: Mutex::new(None),
+            hand: Mutex::default(),
         }
     }
 
@@ -655,6 +666,20 @@ impl BrowserSession {
         format: ImageFormat,
     ) -> Result<Vec<u8>, BrowserError> {
         Ok(screenshots::screenshot(&self.sandbox, is_full_page, format).await?)
+    }
+
+    /// Returns mouse and keyboard of the session.
+    ///
+    /// # Errors
+    ///
+    /// [`BrowserError::NotFound`] when it has ended.
+    pub fn computer(&self) -> Result<Computer<'_>, BrowserError> {
+        let config = self.record()?.config;
+        let viewport = Viewport {
+            width: config.width,
+            height: config.height,
+        };
+        Ok(Computer::new(&self.sandbox, &self.hand, viewport))
     }
 
     /// Returns the last `lines` lines of each log of the session's programs, made printable.

@@ -8,8 +8,6 @@ The agent has one tool, which runs commands on this host: give it a task you wou
 at your terminal. PYDANTIC_AI_MODEL names the model; the provider's own variables hold the key.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -94,15 +94,20 @@ def responses(request: Json) -> tuple[Json, str | None]:
             "status": "completed",
         }
     else:
-        part = {"type": "output_text", "text": f"It said: {output}", "annotations": []}
-        item = {
-            "type": "message",
-            "id": f"msg_{len(items)}",
-            "role": "assistant",
-            "status": "completed",
-            "content": [part],
-        }
+        item = message(f"It said: {output}")
     return response(item), output
+
+
+def message(text: str) -> Json:
+    """Returns what the model says, as an item of an answer of the responses API."""
+    part = {"type": "output_text", "text": text, "annotations": []}
+    return {
+        "type": "message",
+        "id": "msg_1",
+        "role": "assistant",
+        "status": "completed",
+        "content": [part],
+    }
 
 
 def response(*items: Json, name: str = "resp_1") -> Json:

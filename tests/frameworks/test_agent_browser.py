@@ -14,7 +14,7 @@ from urllib.parse import quote
 import png
 import pytest
 from conftest import EXAMPLES, Run
-from model import Json, Model
+from model import Json, Model, message, response
 from test_pydantic_ai import load
 
 from smolvm import BrowserSession, SmolVM
@@ -73,25 +73,21 @@ class Script:
         self.steps = steps
         self.outputs: list[str] = []
 
-    def __call__(self, request: Json) -> tuple[Json, str | None]:
-        last = request["messages"][-1]
-        output = last["content"] if last["role"] == "tool" else None
-        if output is not None:
-            self.outputs.append(output)
-        if len(self.outputs) < len(self.steps):
-            command = self.steps[len(self.outputs)](self.outputs)
-            name = request["tools"][0]["function"]["name"]
-            arguments = json.dumps({"command": command})
-            function = {"name": name, "arguments": arguments}
-            call = {"id": f"call-{len(self.outputs)}", "type": "function", "function": function}
-            message: Json = {"role": "assistant", "content": None, "tool_calls": [call]}
-        else:
-            message = {"role": "assistant", "content": "title: Hello Ada"}
-        reason = "tool_calls" if "tool_calls" in message else "stop"
-        usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
-        answer = {"id": "chat-1", "object": "chat.completion", "created": 0, "model": "scripted"}
-        choice = {"index": 0, "message": message, "finish_reason": reason}
-        return {**answer, "choices": [choice], "usage": usage}, output
+    def __call__(self, request: Json) -> tuple[Json, None]:
+        items = request["input"]
+        self.outputs = [item["output"] for item in items if item.get("type") == "function_call_output"]
+        number = len(self.outputs)
+        if number == len(self.steps):
+            return response(message("title: Hello Ada")), None
+        item = {
+            "type": "function_call",
+            "id": f"fc_{number}",
+            "call_id": f"call-{number}",
+            "name": request["tools"][0]["name"],
+            "arguments": json.dumps({"command": self.steps[number](self.outputs)}),
+            "status": "completed",
+        }
+        return response(item), None
 
 
 @pytest.fixture
@@ -117,7 +113,7 @@ def login_shell(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.usefixtures("login_shell")
 def test_agent_drives_a_browser_by_commands(run: Run, model: Model, tmp_path: Path) -> None:
     script = Script(STEPS)
-    model.answers["/v1/chat/completions"] = script
+    model.answers["/v1/responses"] = script
     done = run(EXAMPLES / "pydanticai_agent_browser.py", "Send your name.", seconds=SECONDS)
 
     assert [output.splitlines()[0] for output in script.outputs] == ["exit_code: 0"] * len(STEPS)

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import png
 import pytest
 from conftest import EXAMPLES, Run
-from model import Busy, Json, Model, response
+from model import Busy, Json, Model, message, response
 
 from smolvm import SmolVM
 
@@ -40,11 +40,6 @@ def computer_call(name: str, *actions: Json, checks: tuple[Json, ...] = (), is_b
     asked = {"actions": list(actions)} if is_batch else {"action": actions[0]}
     call = {"type": "computer_call", "id": f"cu_{name}", "call_id": name, "status": "completed"}
     return {**call, "pending_safety_checks": list(checks), **asked}
-
-
-def message(text: str) -> Json:
-    part = {"type": "output_text", "text": text, "annotations": []}
-    return {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed", "content": [part]}
 
 
 class Script:

@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncBrowserSession", "BrowserSession"]
 
+#: Milliseconds that Playwright may take to connect to a browser that is ready: an emulated guest on
+#: a busy host needs more than the half minute that is its default.
+_CONNECT_MS = 180_000
+
 
 def _playwright(api: str) -> Any:
     """Returns one of Playwright's two modules; it is not installed together with this package."""
@@ -244,10 +248,10 @@ class BrowserSession(BrowserHandle):
             playwright = _playwright("sync_api")
             driver = playwright.sync_playwright().start()
             try:
-                browser = driver.chromium.connect_over_cdp(url)
+                browser = driver.chromium.connect_over_cdp(url, timeout=_CONNECT_MS)
+                # What it sets is in force as long as it is there.
                 connection = browser.new_browser_cdp_session()
                 connection.send("Browser.setDownloadBehavior", self._download_behavior())
-                connection.detach()
             except BaseException:
                 driver.stop()
                 raise
@@ -378,10 +382,9 @@ class AsyncBrowserSession(BrowserHandle):
             playwright = _playwright("async_api")
             driver = await playwright.async_playwright().start()
             try:
-                browser = await driver.chromium.connect_over_cdp(url)
+                browser = await driver.chromium.connect_over_cdp(url, timeout=_CONNECT_MS)
                 connection = await browser.new_browser_cdp_session()
                 await connection.send("Browser.setDownloadBehavior", self._download_behavior())
-                await connection.detach()
             except BaseException:
                 await driver.stop()
                 raise

@@ -90,6 +90,12 @@ const REQUIREMENTS: &[Requirement] = &[
         needed_by: NeededBy::Everyone,
     },
     Requirement {
+        program: "chromium",
+        package: "chromium",
+        reason: "shows browser sessions' live view to its tests, and is what they are measured beside",
+        needed_by: NeededBy::Everyone,
+    },
+    Requirement {
         program: "newuidmap",
         package: "uidmap",
         reason: "lets mmdebstrap build the root image without root",
@@ -263,7 +269,8 @@ mod tests {
                 "openssh-client",
                 "iproute2",
                 "curl",
-                "git"
+                "git",
+                "chromium"
             ]
         );
     }
@@ -281,6 +288,7 @@ mod tests {
                 "usr/sbin/ip",
                 "usr/bin/curl",
                 "usr/bin/git",
+                "usr/bin/chromium",
             ],
         );
         assert_eq!(packages(&missing(&host.finder(), false)), ["uidmap"]);
@@ -299,6 +307,7 @@ mod tests {
                 "usr/sbin/ip",
                 "usr/bin/curl",
                 "usr/bin/git",
+                "usr/bin/chromium",
             ],
         );
         let missing = missing(&host.finder(), true);
@@ -322,6 +331,7 @@ mod tests {
                 "usr/sbin/ip",
                 "usr/bin/curl",
                 "usr/bin/git",
+                "usr/bin/chromium",
             ],
         );
         let missing = missing(&host.finder(), false);

@@ -4,7 +4,7 @@
 //!   target/python/build   virtual environment with the tools      target/python/wheel   the wheel
 //!   target/python/test    virtual environment with the wheel and what tests it
 //!   target/python/frameworks    virtual environment with the wheel and the agent frameworks
-//!   target/python/bench         virtual environment with the wheel and nothing else
+//!   target/python/bench         virtual environment with the wheel and what drives its browsers
 //! ```
 
 use std::ffi::OsStr;
@@ -25,9 +25,14 @@ const BUILD_TOOLS: &[&str] = &["pip>=24", "maturin>=1.9.4,<2"];
 /// What installs packages.
 const PACKAGE_TOOLS: &[&str] = &["pip>=24"];
 
+/// What measures the package.
+const BENCH_TOOLS: &[&str] = &["pip>=24", "playwright>=1.50"];
+
 /// What tests the package.
 const TEST_TOOLS: &[&str] = &[
     "mypy>=1.18",
+    // Reads the pictures of pages.
+    "pillow>=11",
     // Connects to the guests' browsers; none of its own is installed.
     "playwright>=1.50",
     "pytest>=8",
@@ -82,7 +87,7 @@ pub(crate) fn tested(workspace: &Workspace) -> Result<Vec<Skip>, Box<dyn std::er
 pub(crate) fn measured(workspace: &Workspace) -> TaskResult {
     let wheel = wheel(workspace)?;
     let directory = workspace.target().join("python/bench");
-    environment(&directory, PACKAGE_TOOLS)?;
+    environment(&directory, BENCH_TOOLS)?;
     install(&directory, &wheel)?;
     let mut measure = program(&directory, "python");
     measure

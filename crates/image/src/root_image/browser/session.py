@@ -61,6 +61,16 @@ RESTARTS_WITHIN = 60
 # tells the host about it (proc_pid_oom_score_adj(5)).
 SERVICE_OOM_SCORE = -500
 
+# What speaks to Chromium's makers, or looks for devices in the network.
+DISABLED_FEATURES = [
+    "AimEnabled",
+    "MediaRouter",
+    "NetworkTimeServiceQuerying",
+    "OptimizationHints",
+    "PreconnectToSearch",
+    "Translate",
+]
+
 # linux/prctl.h.
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
@@ -297,20 +307,33 @@ def chromium_command(settings, rows):
         "--hide-crash-restore-bubble",
         # There is no keyring, and waiting for one takes seconds.
         "--password-store=basic",
-        # There is no graphics card: pages are drawn in software.
+        # There is no graphics card: pages are drawn in software, and what they draw with WebGL is
+        # by SwiftShader, which is one more thing that a page may attack, in this machine.
         "--disable-gpu",
+        "--enable-unsafe-swiftshader",
         # A page that nobody looks at works as fast as one that somebody does.
         "--disable-background-timer-throttling",
         "--disable-backgrounding-occluded-windows",
         "--disable-renderer-backgrounding",
+        # A page that was left is loaded again when one goes back to it: out of the cache of whole
+        # pages it comes without the events of a load, which clients wait for.
+        "--disable-back-forward-cache",
+        # Questions that are asked by windows, which no client of CDP sees.
+        "--disable-hang-monitor",
+        "--disable-prompt-on-repost",
         # What speaks to Chromium's makers unasked: the guest may have no network, and what the
-        # session contacts shall be what its pages contact.
+        # session contacts shall be what its pages contact. The policy has more of it.
         "--disable-background-networking",
+        "--disable-component-extensions-with-background-pages",
         "--disable-component-update",
+        "--disable-default-apps",
         "--disable-domain-reliability",
         "--disable-sync",
         "--disable-breakpad",
-        "--disable-features=MediaRouter,OptimizationHints,Translate",
+        f"--disable-features={','.join(DISABLED_FEATURES)}",
+        # Pictures of a page that is behind another, and no question for accounts by a browser
+        # that has none.
+        "--enable-features=CDPScreenshotNewSurface,SkipListAccountsWithoutGaiaCookies",
         "about:blank",
     ]
 
@@ -318,15 +341,25 @@ def chromium_command(settings, rows):
 def write_policy(settings):
     """Writes what neither a page nor whoever drives Chromium can change."""
     policy = {
+        # These and the password manager tell Chromium's makers which forms there are.
+        "AutofillAddressEnabled": False,
+        "AutofillCreditCardEnabled": False,
         "BackgroundModeEnabled": False,
         "BookmarkBarEnabled": False,
+        # 0: nobody can sign in to the browser itself.
+        "BrowserSignin": 0,
+        "ComponentUpdatesEnabled": False,
         "DefaultBrowserSettingEnabled": False,
         "DownloadDirectory": str(settings.downloads_dir),
         # 0: all are allowed; 3: none is.
         "DownloadRestrictions": 0 if settings.allows_downloads else 3,
         "MetricsReportingEnabled": False,
+        "PasswordManagerEnabled": False,
         "PromptForDownloadLocation": False,
+        "SearchSuggestEnabled": False,
         "ShowHomeButton": False,
+        # Its dictionary would be downloaded.
+        "SpellcheckEnabled": False,
     }
     POLICY.parent.mkdir(parents=True, exist_ok=True)
     POLICY.write_text(json.dumps(policy, indent=2) + "\n")

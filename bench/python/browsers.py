@@ -1,4 +1,4 @@
-"""Browser sessions, beside a plain sandbox and beside Chromium of the host: `browsers.py` alone, too."""
+"""Browser sessions, beside a plain sandbox and Chromium of the host. Runs alone, too."""
 
 from __future__ import annotations
 
@@ -197,7 +197,8 @@ def _pages(report: Report, page: Any, beside: Any, port: int, rounds: int) -> No
             seconds = clock(lambda: one.goto(url))
             if turn:
                 samples.append(seconds * 1e3)
-    report.beside(f"page with {RESOURCES} images", loaded, "Chromium of the host", loaded_beside, "ms")
+    name = f"page with {RESOURCES} images"
+    report.beside(name, loaded, "Chromium of the host", loaded_beside, "ms")
 
 
 def _pictures(

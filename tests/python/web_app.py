@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.message import EmailMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import BinaryIO
 from urllib.parse import urlsplit
 
 #: What the guest calls this host.
@@ -239,7 +238,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Keeps the requests out of the test's output."""
 
 
-def _frames(source: BinaryIO) -> Iterator[tuple[int, bytes]]:
+def _frames(source: io.BufferedIOBase) -> Iterator[tuple[int, bytes]]:
     """The frames of a client (RFC 6455 §5.2), the closing one last: first byte and payload."""
     while head := source.read(2):
         length = head[1] & 0x7F
@@ -264,13 +263,16 @@ def _frame(first: int, payload: bytes) -> bytes:
 @contextmanager
 def served() -> Iterator[WebApp]:
     """Serves the application on a port of this host's loopback."""
-    handler = type("Handler", (_Handler,), {})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+
+    class Handler(_Handler):
+        """Handles what this server is asked for."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads = True
         # What a browser keeps open must not keep the test from ending.
         server.block_on_close = False
         app = WebApp(server)
-        handler.app = app
+        Handler.app = app
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield app

@@ -1,4 +1,4 @@
-"""A client of the Chrome DevTools Protocol that is no Playwright: one WebSocket, one call at a time."""
+"""A plain client of the Chrome DevTools Protocol: one WebSocket, one call at a time."""
 
 from __future__ import annotations
 

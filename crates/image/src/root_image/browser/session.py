@@ -331,9 +331,8 @@ def chromium_command(settings, rows):
         "--disable-sync",
         "--disable-breakpad",
         f"--disable-features={','.join(DISABLED_FEATURES)}",
-        # Pictures of a page that is behind another, and no question for accounts by a browser
-        # that has none.
-        "--enable-features=CDPScreenshotNewSurface,SkipListAccountsWithoutGaiaCookies",
+        # Pictures of a page that is behind another.
+        "--enable-features=CDPScreenshotNewSurface",
         "about:blank",
     ]
 

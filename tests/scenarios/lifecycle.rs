@@ -1,5 +1,8 @@
 //! Creating, stopping, starting again, deleting, by name and several at once.
 
+use std::process::Command;
+use std::time::{Duration, Instant};
+
 use smolvm_tests::{Host, terminate};
 
 #[test]
@@ -38,6 +41,32 @@ fn guest_has_its_name_its_size_and_a_clean_root() {
         .text();
     let disk_mib: u32 = disk.parse().expect("a number");
     assert!((240..=300).contains(&disk_mib), "{disk_mib} MiB");
+}
+
+#[test]
+fn guest_keeps_the_time_where_its_host_is_busy() {
+    let host = Host::new();
+    host.start("box", &[]);
+    let uptime = || -> f64 {
+        let uptime = host.sh("box", "cut -d' ' -f1 /proc/uptime").ok().text();
+        uptime.trim().parse().expect("a number")
+    };
+    let signal = |signal: &str| {
+        let machine = host.process("qemu-system").to_string();
+        let sent = Command::new("kill").args([signal, &machine]).status();
+        assert!(sent.expect("kill").success());
+    };
+    let (began, first) = (Instant::now(), uptime());
+    // So much time at once the guest does not get to see: its timers' interrupts are lost.
+    for _ in 0..3 {
+        signal("-STOP");
+        std::thread::sleep(Duration::from_millis(1500));
+        signal("-CONT");
+        let _served = host.sh("box", "sleep 1").ok();
+    }
+    let passed = uptime() - first;
+    let on_host = began.elapsed().as_secs_f64();
+    assert!((passed - on_host).abs() < 2.0, "{passed} s of {on_host} s");
 }
 
 #[test]

@@ -85,6 +85,9 @@ fn kernel_command_line(plan: &BootPlan, accelerator: Accelerator, tsc_khz: u64) 
         // Without a KVM clock the kernel measures the counter against the PIT, which fails now
         // and then when the host is busy, and then it waits forever for a timer it never set up.
         parameters.push(format!("tsc_early_khz={tsc_khz}"));
+        // The kernel would compare the counter, which is the host's, with the ticks of the PIT, of
+        // which a busy host loses some, and then count those: the guest's clock would fall behind.
+        parameters.push("tsc=reliable".to_owned());
     }
     if plan.overlay.is_none() {
         parameters.push(format!("{ROOT_PARAMETER}={ROOT_SHARED}"));
@@ -245,14 +248,17 @@ mod tests {
     #[test]
     fn emulated_guest_is_told_its_clock() {
         let line = kernel_command_line(&plan(), Accelerator::SoftwareEmulation, 2_596_100);
-        assert!(line.contains(" tsc_early_khz=2596100"), "{line}");
+        assert!(
+            line.contains(" tsc_early_khz=2596100 tsc=reliable"),
+            "{line}"
+        );
         assert!(line.contains(" smolvm.hostname=box"), "{line}");
     }
 
     #[test]
     fn guest_on_kvm_measures_its_own_clock() {
         let line = kernel_command_line(&plan(), Accelerator::Kvm, 2_596_100);
-        assert!(!line.contains("tsc_early_khz"), "{line}");
+        assert!(!line.contains("tsc"), "{line}");
         assert!(!line.contains("smolvm.root"), "{line}");
     }
 

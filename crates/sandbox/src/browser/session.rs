@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 use super::artifacts::{self, ArtifactError};
 use super::cdp::{self, CDP_PORT, ImageFormat, ScreenshotError};
 use super::config::{BrowserConfig, sandbox_of_profile};
-use super::launcher::{self, Readiness};
+use super::launcher::{self, Readiness, Report};
 use super::record::{BrowserPorts, BrowserRecord, Records};
 use crate::exec::{ExecError, Output};
 use crate::record::unix_time_ms;
@@ -423,9 +423,9 @@ impl BrowserSession {
             info => Some(info?),
         };
         let launcher = if has_launcher(&record, sandbox.as_ref()) {
-            self.launcher_exit().await
+            self.launcher_report().await
         } else {
-            None
+            Report::default()
         };
         let (status, reason) = status(&record, sandbox.as_ref(), launcher);
         Ok(BrowserInfo {
@@ -446,12 +446,11 @@ impl BrowserSession {
         self.records.read(&id)?.ok_or(BrowserError::NotFound { id })
     }
 
-    /// Returns the exit code of the launcher, if it has ended. A guest that does not say is taken
-    /// to be busy.
-    async fn launcher_exit(&self) -> Option<i32> {
-        let asked = tokio::time::timeout(STATUS_PATIENCE, launcher::status(&self.sandbox)).await;
-        let exit = asked.ok()?.ok()??.exit?;
-        Some(crate::EndReason::Guest(exit.reason).exit_code())
+    /// Returns how the launcher says that the session is. A guest that does not say is taken to be
+    /// busy.
+    async fn launcher_report(&self) -> Report {
+        let asked = tokio::time::timeout(STATUS_PATIENCE, launcher::report(&self.sandbox)).await;
+        asked.ok().and_then(Result::ok).unwrap_or_default()
     }
 
     /// Boots the sandbox, starts the browser and waits until it takes commands. A session that is
@@ -760,12 +759,11 @@ fn has_launcher(record: &BrowserRecord, sandbox: Option<&SandboxInfo>) -> bool {
     record.ports.is_some() && sandbox.is_some_and(|info| info.state == SandboxState::Running)
 }
 
-/// Says where a session is in its life, and why where that is not plain. `launcher` is the exit
-/// code of the launcher, if it has ended.
+/// Says where a session is in its life, and why where that is not plain.
 fn status(
     record: &BrowserRecord,
     sandbox: Option<&SandboxInfo>,
-    launcher: Option<i32>,
+    launcher: Report,
 ) -> (BrowserStatus, Option<String>) {
     let Some(sandbox) = sandbox else {
         let ended = || "its sandbox has ended".to_owned();
@@ -783,14 +781,18 @@ fn status(
             (BrowserStatus::Error, reason)
         }
         SandboxState::Running if record.ports.is_none() => (BrowserStatus::Starting, None),
-        SandboxState::Running => match launcher {
-            None => (BrowserStatus::Ready, None),
-            // It ends like that only when it is told to.
-            Some(0) => (BrowserStatus::Stopping, None),
-            Some(_) => {
-                let reason = "its browser has ended; its logs say why".to_owned();
-                (BrowserStatus::Error, Some(reason))
+        SandboxState::Running => {
+            let told = (!launcher.notes.is_empty()).then(|| launcher.notes.join("; "));
+            match launcher.exit {
+                None if launcher.is_restarting() => (BrowserStatus::Starting, told),
+                None => (BrowserStatus::Ready, told),
+                // It ends like that only when it is told to.
+                Some(0) => (BrowserStatus::Stopping, None),
+                Some(_) => {
+                    let untold = || "its browser has ended; its logs say why".to_owned();
+                    (BrowserStatus::Error, Some(told.unwrap_or_else(untold)))
+                }
             }
-        },
+        }
     }
 }

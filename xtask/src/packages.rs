@@ -90,6 +90,12 @@ const REQUIREMENTS: &[Requirement] = &[
         needed_by: NeededBy::Everyone,
     },
     Requirement {
+        program: "ffprobe",
+        package: "ffmpeg",
+        reason: "measures the videos of the browser's tests",
+        needed_by: NeededBy::Everyone,
+    },
+    Requirement {
         program: "newuidmap",
         package: "uidmap",
         reason: "lets mmdebstrap build the root image without root",
@@ -263,7 +269,8 @@ mod tests {
                 "openssh-client",
                 "iproute2",
                 "curl",
-                "git"
+                "git",
+                "ffmpeg"
             ]
         );
     }
@@ -281,6 +288,7 @@ mod tests {
                 "usr/sbin/ip",
                 "usr/bin/curl",
                 "usr/bin/git",
+                "usr/bin/ffprobe",
             ],
         );
         assert_eq!(packages(&missing(&host.finder(), false)), ["uidmap"]);
@@ -299,6 +307,7 @@ mod tests {
                 "usr/sbin/ip",
                 "usr/bin/curl",
                 "usr/bin/git",
+                "usr/bin/ffprobe",
             ],
         );
         let missing = missing(&host.finder(), true);
@@ -322,6 +331,7 @@ mod tests {
                 "usr/sbin/ip",
                 "usr/bin/curl",
                 "usr/bin/git",
+                "usr/bin/ffprobe",
             ],
         );
         let missing = missing(&host.finder(), false);

@@ -13,6 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import browsers
 import calls
 import sandboxes
 import startup
@@ -39,6 +40,7 @@ def main() -> int:
             transfers.outputs(report, vm, options.long_rounds)
             transfers.files(report, vm, options.mib, options.long_rounds)
         sandboxes.at_once(report, options.sandboxes, options.long_rounds)
+        browsers.sessions(report, options.long_rounds)
     return 1 if report.has_broken_promise else 0
 
 

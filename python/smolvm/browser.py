@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import builtins
+import threading
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from smolvm.browser_config import (
     browser_info,
     native_browser,
 )
+from smolvm.computer import AsyncComputer, Computer
 from smolvm.exceptions import BrowserSessionNotFoundError, SmolVMError, ValidationError
 from smolvm.files import PathLike
 from smolvm.handle import BUNDLED, warn
@@ -32,6 +34,10 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncBrowserSession", "BrowserSession"]
 
+#: Milliseconds that Playwright may take to connect to a browser that is ready: an emulated guest on
+#: a busy host needs more than the half minute that is its default.
+_CONNECT_MS = 180_000
+
 
 def _playwright(api: str) -> Any:
     """Returns one of Playwright's two modules; it is not installed together with this package."""
@@ -42,6 +48,26 @@ def _playwright(api: str) -> Any:
     except ImportError:
         message = "connect_playwright needs Playwright: pip install playwright"
         raise SmolVMError(message) from None
+
+
+#: Playwright's driver of each thread, which can have one, and how many sessions use it.
+_drivers = threading.local()
+
+
+def _take_driver() -> Any:
+    """Returns this thread's driver of Playwright's synchronous API."""
+    users = getattr(_drivers, "users", 0)
+    if users == 0:
+        _drivers.driver = _playwright("sync_api").sync_playwright().start()
+    _drivers.users = users + 1
+    return _drivers.driver
+
+
+def _leave_driver() -> None:
+    """Stops this thread's driver when no session uses it any more."""
+    _drivers.users -= 1
+    if _drivers.users == 0:
+        _drivers.driver.stop()
 
 
 class BrowserHandle:
@@ -205,6 +231,11 @@ class BrowserSession(BrowserHandle):
         return [browser_info(known) for known in _native.list_browsers(data_dir, BUNDLED).wait()]
 
     @property
+    def computer(self) -> Computer:
+        """Mouse and keyboard at the page that was used last."""
+        return Computer(self._native.computer())
+
+    @property
     def vm(self) -> SmolVM:
         """The session's sandbox."""
         return SmolVM.from_id(self.vm_id, data_dir=self.data_dir)
@@ -241,25 +272,27 @@ class BrowserSession(BrowserHandle):
         """Returns Playwright's ``Browser`` of this session, of its synchronous API."""
         if self._playwright is None:
             url = self._cdp_url_for_playwright()
-            playwright = _playwright("sync_api")
-            driver = playwright.sync_playwright().start()
+            driver = _take_driver()
             try:
-                browser = driver.chromium.connect_over_cdp(url)
+                browser = driver.chromium.connect_over_cdp(url, timeout=_CONNECT_MS)
+                # What it sets is in force as long as it is there.
                 connection = browser.new_browser_cdp_session()
                 connection.send("Browser.setDownloadBehavior", self._download_behavior())
-                connection.detach()
             except BaseException:
-                driver.stop()
+                _leave_driver()
                 raise
             self._playwright = driver, browser
         return self._playwright[1]
 
     def _disconnect(self) -> None:
         if self._playwright is not None:
-            driver, _ = self._playwright
+            _, browser = self._playwright
             self._playwright = None
             # The browser goes on: only Playwright's connection ends.
-            driver.stop()
+            try:
+                browser.close()
+            finally:
+                _leave_driver()
 
     def screenshot(self, destination: PathLike, *, full_page: bool = True) -> Path:
         """Takes a picture of the page that was used last, as PNG, or JPEG for ``.jpg``."""
@@ -347,6 +380,11 @@ class AsyncBrowserSession(BrowserHandle):
         return [browser_info(known) for known in await _native.list_browsers(data_dir, BUNDLED)]
 
     @property
+    def computer(self) -> AsyncComputer:
+        """Mouse and keyboard at the page that was used last; its methods are awaited."""
+        return AsyncComputer(self._native.computer())
+
+    @property
     def vm(self) -> AsyncSmolVM:
         """The session's sandbox."""
         return AsyncSmolVM.from_id(self.vm_id, data_dir=self.data_dir)
@@ -378,10 +416,9 @@ class AsyncBrowserSession(BrowserHandle):
             playwright = _playwright("async_api")
             driver = await playwright.async_playwright().start()
             try:
-                browser = await driver.chromium.connect_over_cdp(url)
+                browser = await driver.chromium.connect_over_cdp(url, timeout=_CONNECT_MS)
                 connection = await browser.new_browser_cdp_session()
                 await connection.send("Browser.setDownloadBehavior", self._download_behavior())
-                await connection.detach()
             except BaseException:
                 await driver.stop()
                 raise

@@ -11,6 +11,7 @@ from smolvm.exceptions import ValidationError
 __all__ = [
     "env_vars",
     "flag",
+    "number",
     "text",
     "text_map",
     "text_or_none",
@@ -28,6 +29,15 @@ def whole(name: str, value: Any) -> int:
 
 def whole_or_none(name: str, value: Any) -> int | None:
     return None if value is None else whole(name, value)
+
+
+def number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValidationError(f"{name}: {value!r} is not a number")
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf") if value > 0 else float("-inf")
 
 
 def text_map(name: str, value: Any) -> dict[str, str]:

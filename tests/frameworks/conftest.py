@@ -81,7 +81,7 @@ def model() -> Iterator[Model]:
 @pytest.fixture
 def run(data_dir: Path, model: Model, tmp_path: Path) -> Run:
     """Runs a Python program as a user would, with the scripted model in place of a provider."""
-    def program(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def program(path: Path, *arguments: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
         # Taken now: a test may have changed it.
         environment = {
             **{name: value for name, value in os.environ.items() if "proxy" not in name.lower()},
@@ -95,7 +95,7 @@ def run(data_dir: Path, model: Model, tmp_path: Path) -> Run:
         }
         command = [sys.executable, str(HERE / "loopback_only.py"), str(path), *arguments]
         done = subprocess.run(
-            command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+            command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=seconds, check=False
         )
         assert done.returncode == 0, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
         return done

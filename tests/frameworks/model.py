@@ -1,7 +1,8 @@
 """A model that does as it is told, behind the HTTP API that the frameworks speak.
 
 It runs the command that stands between backticks in the user's last message, by calling the first tool it is offered,
-and answers with what the tool returned. Both APIs are served: chat completions and responses.
+and answers with what the tool returned. Both APIs are served: chat completions and responses. A test that needs more than
+one call gives answers of its own.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -65,10 +67,25 @@ def responses(request: Json) -> tuple[Json, str | None]:
     asked = request["input"]
     items = [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
     last = items[-1]
-    output = _text(last["output"]) if last.get("type") == "function_call_output" else None
-    if output is None:
-        tool = request["tools"][0]
-        item: Json = {
+    item: Json
+    output = None
+    if last.get("type") == "function_call_output":
+        output = _text(last["output"])
+    if last.get("type") == "computer_call_output":
+        assert last["output"]["image_url"].startswith("data:image/png;base64,")
+        output = "a picture"
+    tool = request["tools"][0]
+    if output is None and tool["type"] == "computer":
+        item = {
+            "type": "computer_call",
+            "id": "cu_1",
+            "call_id": "call-1",
+            "actions": [{"type": "click", "button": "left", "x": 9, "y": 9}],
+            "pending_safety_checks": [],
+            "status": "completed",
+        }
+    elif output is None:
+        item = {
             "type": "function_call",
             "id": f"fc_{len(items)}",
             "call_id": f"call-{len(items)}",
@@ -77,14 +94,24 @@ def responses(request: Json) -> tuple[Json, str | None]:
             "status": "completed",
         }
     else:
-        part = {"type": "output_text", "text": f"It said: {output}", "annotations": []}
-        item = {
-            "type": "message",
-            "id": f"msg_{len(items)}",
-            "role": "assistant",
-            "status": "completed",
-            "content": [part],
-        }
+        item = message(f"It said: {output}")
+    return response(item), output
+
+
+def message(text: str) -> Json:
+    """Returns what the model says, as an item of an answer of the responses API."""
+    part = {"type": "output_text", "text": text, "annotations": []}
+    return {
+        "type": "message",
+        "id": "msg_1",
+        "role": "assistant",
+        "status": "completed",
+        "content": [part],
+    }
+
+
+def response(*items: Json, name: str = "resp_1") -> Json:
+    """Returns an answer of the responses API with some items."""
     usage = {
         "input_tokens": 1,
         "input_tokens_details": {"cached_tokens": 0},
@@ -93,16 +120,24 @@ def responses(request: Json) -> tuple[Json, str | None]:
         "total_tokens": 2,
     }
     answer = {
-        "id": "resp_1",
+        "id": name,
         "object": "response",
         "created_at": 0,
         "status": "completed",
-        "model": request["model"],
+        "model": "scripted",
         "parallel_tool_calls": True,
         "tool_choice": "auto",
         "tools": [],
     }
-    return {**answer, "output": [item], "usage": usage}, output
+    return {**answer, "output": list(items), "usage": usage}
+
+
+class Busy(Exception):
+    """The service cannot answer now; the client is to ask again."""
+
+
+#: Takes a request; returns its answer, and what a tool has returned if one has.
+Answer = Callable[[Json], tuple[Json, str | None]]
 
 
 @dataclass
@@ -111,6 +146,9 @@ class Model:
 
     outputs: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    answers: dict[str, Answer] = field(
+        default_factory=lambda: {"/v1/chat/completions": chat, "/v1/responses": responses}
+    )
 
     def __enter__(self) -> Model:
         model = self
@@ -118,9 +156,15 @@ class Model:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                answer = {"/v1/chat/completions": chat, "/v1/responses": responses}
                 try:
-                    reply, output = answer[self.path](request)
+                    reply, output = model.answers[self.path](request)
+                except Busy:
+                    # The pause before the client asks again, which is to be none in a test.
+                    self.send_response(503)
+                    self.send_header("retry-after-ms", "1")
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                    return
                 except (AssertionError, KeyError, IndexError, TypeError) as failure:
                     model.failures.append(f"{self.path}: {failure!r}: {request}")
                     self.send_error(400)

@@ -21,8 +21,10 @@ PROGRAMS = sorted(path.stem for path in EXAMPLES.glob("*.py"))
 def test_every_example_is_tested() -> None:
     assert PROGRAMS == [
         "agentor_shell",
+        "computer_use_browser",
         "langchain_tool",
         "openai_agents_tool",
+        "pydanticai_agent_browser",
         "pydanticai_reusable_tool",
         "pydanticai_tool",
     ]

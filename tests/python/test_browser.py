@@ -6,17 +6,17 @@ import asyncio
 import json
 import struct
 import subprocess
-import sys
 import tarfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from http.client import HTTPConnection, HTTPResponse
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from browser_pages import connected, smolvm, video
 
 from smolvm import (
     AsyncBrowserSession,
@@ -34,9 +34,6 @@ from smolvm import (
 )
 
 Python = Callable[[str], "subprocess.CompletedProcess[str]"]
-
-#: A start while other tests keep the processors busy.
-START_SECONDS = 300
 
 SERVER = """
 import http.server
@@ -58,40 +55,12 @@ server.serve_forever()
 """
 
 
-def smolvm(arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs the command as agents do: by a login shell, and with its output captured."""
-    command = f"{Path(sys.executable).with_name('smolvm')} {arguments}"
-    return subprocess.run(
-        ["bash", "-lc", command],
-        capture_output=True,
-        text=True,
-        timeout=START_SECONDS,
-        check=False,
-    )
-
-
 def serve(vm: SmolVM) -> str:
     """Has the guest serve a page to its own browser; returns the page's URL."""
     job = vm.jobs.start(["python3", "-c", SERVER], name="pages")
     with job.attach() as attached:
         assert next(attached).data == b"up\n"
     return "http://127.0.0.1:8000/"
-
-
-def connected(host: str, path: str) -> HTTPResponse:
-    """Opens a WebSocket (RFC 6455 §4.1) and closes it; returns the server's answer."""
-    upgrade = {
-        "Connection": "Upgrade",
-        "Upgrade": "websocket",
-        "Sec-WebSocket-Version": "13",
-        "Sec-WebSocket-Protocol": "binary",
-        "Sec-WebSocket-Key": "c21vbHZtIGNsaWVudCAhIQ==",
-    }
-    client = HTTPConnection(host, timeout=60)
-    client.request("GET", path, headers=upgrade)
-    answer = client.getresponse()
-    client.close()
-    return answer
 
 
 def png_size(path: Path) -> tuple[int, int]:
@@ -106,8 +75,7 @@ def started() -> Iterator[dict[str, Any]]:
     options = "--session-id shared --viewport-width 1440 --viewport-height 900 --env TZ=Asia/Tokyo"
     outcome = smolvm(f"browser start --live --record-video {options} --json")
     assert outcome.returncode == 0, outcome.stderr
-    document = json.loads(outcome.stdout)
-    yield document
+    yield {"ready": time.time(), **json.loads(outcome.stdout)}
     smolvm("browser stop shared")
 
 
@@ -303,17 +271,21 @@ def test_event_loop_uses_the_session(session: BrowserSession, tmp_path: Path) ->
     asyncio.run(main())
 
 
-def test_stop_brings_the_video_and_a_second_stop_finds_nothing(session: BrowserSession) -> None:
+def test_stop_brings_the_video_and_a_second_stop_finds_nothing(
+    started: dict[str, Any], session: BrowserSession, tmp_path: Path
+) -> None:
     """Last of those that share the session: it ends it."""
     cdp = urlsplit(session.cdp_url or "")
     assert session.collect_artifacts() == session.artifacts_dir / "guest-artifacts.tar.gz"
+    recorded = time.time() - started["ready"]
     assert smolvm("browser stop shared").returncode == 0
-    with tarfile.open(session.artifacts_dir / "guest-artifacts.tar.gz") as archive:
-        video = archive.extractfile("opt/smolvm-browser/artifacts/shared/session.mp4")
-        assert video is not None
-        # ISO/IEC 14496-12 §8.2: a movie whose index was written, at its end or beginning.
-        assert b"moov" in video.read()
-        assert "var/log/smolvm-browser/chromium.log" in archive.getnames()
+    archive = session.artifacts_dir / "guest-artifacts.tar.gz"
+    size, seconds = video(archive, "opt/smolvm-browser/artifacts/shared/session.mp4", tmp_path)
+    assert size == (1440, 900)
+    # It begins a moment before the command has said so, and ends a moment after it is told to.
+    assert seconds == pytest.approx(recorded, abs=10)
+    with tarfile.open(archive) as members:
+        assert "var/log/smolvm-browser/chromium.log" in members.getnames()
     second = smolvm("browser stop shared")
     assert (second.returncode, "not found" in second.stderr) == (1, True)
     with pytest.raises(ConnectionRefusedError):
@@ -329,8 +301,8 @@ def test_kept_profile_has_its_cookies_in_the_next_session() -> None:
     with BrowserSession(config()) as session:
         page = session.connect_playwright().contexts[0].pages[0]
         page.goto(serve(session.vm))
-        page.evaluate("document.cookie = 'login=me; max-age=86400'")
+        page.evaluate("document.cookie = 'login=me; max-age=86400'; localStorage.seen = 'yes'")
     with BrowserSession(config()) as session:
         page = session.connect_playwright().contexts[0].pages[0]
         page.goto(serve(session.vm))
-        assert page.evaluate("document.cookie") == "login=me"
+        assert page.evaluate("[document.cookie, localStorage.seen]") == ["login=me", "yes"]

@@ -32,7 +32,7 @@ const GUEST_PROGRAM: &[&str] = &[
 ];
 
 pub(crate) fn run(workspace: &Workspace) -> TaskResult {
-    packages::run(workspace)?;
+    packages::run_for_tests(workspace)?;
     build::run(workspace)?;
     quickstart::setup(workspace, &[])?;
     run_command(&mut cargo(workspace, PROGRAM))?;

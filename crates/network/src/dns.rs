@@ -13,7 +13,7 @@
 //!
 //! What is refused gets REFUSED, also when every address of an answer was withheld: that says
 //! nothing about the name, and nobody caches it, so a rule that is added has its effect at once.
-//! An extended error (RFC 8914) says why, to whom understands it.
+//! An extended error (RFC 8914) says why, and by which rule, to whom understands it.
 //!
 //! Nothing that the guest sent goes upstream but the question itself and its DNSSEC flags: no
 //! client subnet, cookie or identifier. Nothing of an answer reaches the guest but records of the

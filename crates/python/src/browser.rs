@@ -15,6 +15,7 @@ use smolvm_sandbox::{
 
 use crate::arguments::{engine, sandbox_id};
 use crate::command::patience;
+use crate::computer::Computer;
 use crate::core::Core;
 use crate::failure::Failure;
 use crate::installation::installation;
@@ -240,6 +241,10 @@ impl BrowserSession {
         Operation::new(work, |py, image| {
             Ok(PyBytes::new(py, &image).into_any().unbind())
         })
+    }
+
+    fn computer(&self) -> Computer {
+        Computer::new(self.library.clone())
     }
 
     fn logs(&self, tail: u32) -> Operation {

@@ -14,8 +14,8 @@ use smolvm_image::{CacheError, KeyPairError, PublicKeyError, SshImageError};
 use smolvm_sandbox::message::{Refusal, RefusalCode};
 use smolvm_sandbox::{
     AccessError, ArtifactError, BrowserConfigError, BrowserError, CopyError, CreateError,
-    EndReason, EnvError, ErrorKind, ExecError, LogError, NetworkError, SettingsError, SpecError,
-    StartError, StoreError,
+    EndReason, EnvError, ErrorKind, ExecError, LogError, NetworkError, PageError, SettingsError,
+    SpecError, StartError, StoreError,
 };
 
 /// Why a call from Python fails.
@@ -157,9 +157,9 @@ impl From<BrowserError> for Failure {
             BrowserError::Create(error) => (*error).into(),
             BrowserError::Start(error) => (*error).into(),
             BrowserError::Exec(error) => error.into(),
-            BrowserError::Access(error) | BrowserError::Artifact(ArtifactError::Access(error)) => {
-                error.into()
-            }
+            BrowserError::Access(error)
+            | BrowserError::Artifact(ArtifactError::Access(error))
+            | BrowserError::Page(PageError::Access(error)) => error.into(),
             BrowserError::Store(error) => error.into(),
             error => Self::Browser(Box::new(error)),
         }

@@ -17,6 +17,7 @@
 mod arguments;
 mod browser;
 mod command;
+mod computer;
 mod core;
 mod failure;
 mod files;
@@ -50,6 +51,8 @@ mod _native {
     use crate::browser::{
         BrowserSession, check_browser, create_browser, list_browsers, open_browser,
     };
+    #[pymodule_export]
+    use crate::computer::Computer;
     #[pymodule_export]
     use crate::host::{host_report, image_files};
     #[pymodule_export]

@@ -14,20 +14,30 @@
 //! stays when the sandbox is deleted; so two sessions cannot have it at a time.
 //!
 //! [`config`] has the rules, [`session`] the life cycle, [`launcher`] what the guest is told,
-//! [`artifacts`] what a session leaves, [`cdp`] what is asked of Chromium itself.
+//! [`artifacts`] what a session leaves, [`cdp`] the connection to a page, [`screenshots`] pictures of
+//! it, [`computer`] mouse and keyboard.
 
 mod artifacts;
 mod cdp;
+mod computer;
 mod config;
+mod hand;
+mod input;
+mod keys;
 mod launcher;
 mod record;
+mod screenshots;
 mod session;
 
 pub use artifacts::ArtifactError;
-pub use cdp::{ImageFormat, ScreenshotError};
+pub use cdp::{Dialog, PageError};
+pub use computer::Computer;
 pub use config::{
     AskedBrowser, BrowserConfig, BrowserConfigError, BrowserMode, DEFAULT_BROWSER_DISK_MIB,
     DEFAULT_BROWSER_MEMORY_MIB, DEFAULT_BROWSER_VCPUS, DEFAULT_TIMEOUT_MINUTES, DEFAULT_VIEWPORT,
 };
+pub use input::{Button, InputError};
+pub use keys::Chord;
 pub use record::BrowserPorts;
+pub use screenshots::ImageFormat;
 pub use session::{BrowserError, BrowserInfo, BrowserSession, BrowserStatus, reap_browsers};

@@ -54,9 +54,10 @@ mod tree;
 pub use access::AccessError;
 pub use browser::{
     ArtifactError, AskedBrowser, BrowserConfig, BrowserConfigError, BrowserError, BrowserInfo,
-    BrowserMode, BrowserPorts, BrowserSession, BrowserStatus, DEFAULT_BROWSER_DISK_MIB,
-    DEFAULT_BROWSER_MEMORY_MIB, DEFAULT_BROWSER_VCPUS, DEFAULT_TIMEOUT_MINUTES, DEFAULT_VIEWPORT,
-    ImageFormat, ScreenshotError, reap_browsers,
+    BrowserMode, BrowserPorts, BrowserSession, BrowserStatus, Button, Chord, Computer,
+    DEFAULT_BROWSER_DISK_MIB, DEFAULT_BROWSER_MEMORY_MIB, DEFAULT_BROWSER_VCPUS,
+    DEFAULT_TIMEOUT_MINUTES, DEFAULT_VIEWPORT, Dialog, ImageFormat, InputError, PageError,
+    reap_browsers,
 };
 pub use custom::{CustomBootError, MAX_BOOT_ARGS_BYTES, MAX_EXTRA_DRIVES, MAX_INITRAMFS_BYTES};
 pub use dial::GuestConnection;

@@ -41,7 +41,8 @@ fn headless_session_is_sandboxed_and_survives_its_browser() {
     assert_eq!(policy.json()["DownloadRestrictions"], 3);
 
     let _killed = sh(&host, &format!("kill -9 {}", browser["pid"])).ok();
-    assert_eq!(launcher.line(), "restarted");
+    assert_eq!(launcher.line(), "ended chromium with -9");
+    assert_eq!(launcher.line(), "restarted chromium");
     assert_eq!(probe(&host, &["pages"]), page);
 
     let (code, said) = launcher.end();

@@ -1,6 +1,7 @@
 //! What a guest is answered.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::opt::EdnsOption;
@@ -55,6 +56,8 @@ pub(super) struct Answer {
     pub(super) records: Vec<Record>,
     pub(super) authorities: Vec<Record>,
     pub(super) error: Option<ExtendedError>,
+    /// What the error tells people besides its number: the rule that decided.
+    pub(super) error_text: Option<Arc<str>>,
 }
 
 impl Answer {
@@ -64,6 +67,7 @@ impl Answer {
             records: Vec::new(),
             authorities: Vec::new(),
             error: None,
+            error_text: None,
         }
     }
 
@@ -113,6 +117,7 @@ impl Answer {
                 .map(bounded)
                 .collect(),
             error: None,
+            error_text: None,
         }
     }
 
@@ -154,7 +159,8 @@ impl Answer {
             answered.set_max_payload(MAX_UDP_BYTES);
             answered.set_dnssec_ok(edns.flags().dnssec_ok);
             if let Some(error) = self.error {
-                answered.options_mut().insert(error.option());
+                let text = self.error_text.as_deref().unwrap_or_default();
+                answered.options_mut().insert(error.option(text));
             }
             answered
         });
@@ -179,9 +185,10 @@ impl ExtendedError {
     /// Code of the option (RFC 8914 §2), whose value is the number of the error.
     const OPTION_CODE: u16 = 15;
 
-    fn option(self) -> EdnsOption {
+    fn option(self, text: &str) -> EdnsOption {
         let number = self as u16;
-        EdnsOption::Unknown(Self::OPTION_CODE, number.to_be_bytes().to_vec())
+        let value = [&number.to_be_bytes(), text.as_bytes()].concat();
+        EdnsOption::Unknown(Self::OPTION_CODE, value)
     }
 }
 

@@ -79,7 +79,10 @@ impl Reply {
 
     /// Returns a refusal to ask.
     fn denied(verdict: Verdict) -> Self {
-        let refused = Answer::with_error(ResponseCode::Refused, ExtendedError::Prohibited);
+        let refused = Answer {
+            error_text: Some(Arc::clone(&verdict.rule)),
+            ..Answer::with_error(ResponseCode::Refused, ExtendedError::Prohibited)
+        };
         Self::new(refused, verdict)
     }
 }

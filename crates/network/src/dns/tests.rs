@@ -279,7 +279,8 @@ mod refusals {
             .await
             .expect("answered");
         assert_eq!(answer.metadata.response_code, ResponseCode::Refused);
-        assert_eq!(extended_error(&answer), Some(vec![0, 18]));
+        let prohibited = [&[0, 18], &b"mode: restricted"[..]].concat();
+        assert_eq!(extended_error(&answer), Some(prohibited));
         assert!(server.questions().is_empty());
         assert!(matches!(
             fixture.event(),

@@ -1,13 +1,12 @@
-//! The Chrome DevTools Protocol, as far as SmolVM itself speaks it: pictures of a page.
+//! The Chrome DevTools Protocol, as far as SmolVM itself speaks it: a connection to one page.
 //!
 //! Chromium is reached through the agent, so that no port of the host is needed. All of its
 //! answers are the guest's word: they are bounded in size and time.
 //!
-//! Spec: <https://chromedevtools.github.io/devtools-protocol/tot/Page/>.
+//! Spec: <https://chromedevtools.github.io/devtools-protocol/tot/>.
 
 use std::time::Duration;
 
-use base64ct::{Base64, Encoding as _};
 use bytes::Bytes;
 use futures::{SinkExt as _, StreamExt as _};
 use http_body_util::{BodyExt as _, Empty, Limited};
@@ -23,8 +22,8 @@ use crate::{AccessError, ErrorKind, GuestConnection, Sandbox};
 /// Chromium's port on the guest's loopback.
 pub(super) const CDP_PORT: u16 = 9222;
 
-/// How long a picture may take: an emulated guest draws a large page for seconds.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a page may take: an emulated guest draws a large one for seconds.
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Longest list of pages that is read.
 const MAX_LIST_BYTES: usize = 4 * 1024 * 1024;
@@ -32,9 +31,12 @@ const MAX_LIST_BYTES: usize = 4 * 1024 * 1024;
 /// Largest picture that is taken, as Base64: a page of 16384 rows, which is where Chromium ends.
 const MAX_MESSAGE_BYTES: usize = 256 * 1024 * 1024;
 
-/// Why there is no picture.
+/// Most characters of a dialog that are repeated; Chromium shows about as many.
+const MAX_DIALOG_CHARS: usize = 2000;
+
+/// Why the browser's page could not be used.
 #[derive(Debug, thiserror::Error)]
-pub enum ScreenshotError {
+pub enum PageError {
     /// Chromium cannot be reached.
     #[error("reach the browser")]
     Access(#[from] AccessError),
@@ -44,7 +46,7 @@ pub enum ScreenshotError {
         /// Why not.
         reason: String,
     },
-    /// There is no page to take a picture of.
+    /// There is no page.
     #[error("the browser has no page")]
     NoPage,
     /// The connection to the page failed.
@@ -65,89 +67,78 @@ pub enum ScreenshotError {
         message: String,
     },
     /// It took too long.
-    #[error("the browser did not draw the page within {} s", PATIENCE.as_secs())]
+    #[error("the page did not answer within {} s", PATIENCE.as_secs())]
     Slow,
+    /// The page could not be loaded.
+    #[error("load the page: {reason}")]
+    Load {
+        /// Why not, as Chromium says.
+        reason: String,
+    },
+    /// The page waits for the answer to a dialog.
+    #[error("the page shows a dialog ({}) that has to be answered first: {:?}", .0.kind, .0.message)]
+    Dialog(Dialog),
 }
 
-impl ScreenshotError {
+impl PageError {
     /// Returns the kind of this error.
     #[must_use]
     pub const fn kind(&self) -> ErrorKind {
         match self {
             Self::Access(error) => error.kind(),
             Self::Slow => ErrorKind::Timeout,
+            Self::Dialog(_) => ErrorKind::Conflict,
             Self::List { .. }
             | Self::NoPage
             | Self::Connection(_)
             | Self::NoAnswer { .. }
-            | Self::Refused { .. } => ErrorKind::GuestFailed,
+            | Self::Refused { .. }
+            | Self::Load { .. } => ErrorKind::GuestFailed,
         }
     }
 }
 
-/// How a picture is encoded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ImageFormat {
-    /// Without loss.
-    #[default]
-    Png,
-    /// With loss.
-    Jpeg,
+/// A dialog that a page's script shows, and that nothing happens beside until it is answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dialog {
+    /// `alert`, `confirm`, `prompt` or `beforeunload`.
+    pub kind: String,
+    /// What it says, cut to a printable length.
+    pub message: String,
+    /// What a prompt has in its field.
+    pub default_text: String,
 }
 
-impl ImageFormat {
-    /// Returns the format of a file by the end of its name, PNG where it says nothing.
-    #[must_use]
-    pub fn of_path(path: &std::path::Path) -> Self {
-        match path.extension().and_then(|end| end.to_str()) {
-            Some("jpg" | "jpeg") => Self::Jpeg,
-            _ => Self::Png,
+impl Dialog {
+    /// Reads the parameters of `Page.javascriptDialogOpening`.
+    fn of_event(parameters: &Value) -> Self {
+        let text = |name: &str| {
+            let text = parameters[name].as_str().unwrap_or_default();
+            crate::text::excerpt(text, MAX_DIALOG_CHARS)
+        };
+        Self {
+            kind: text("type"),
+            message: text("message"),
+            default_text: text("defaultPrompt"),
         }
     }
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Png => "png",
-            Self::Jpeg => "jpeg",
-        }
-    }
-}
-
-/// Takes a picture of the page that was used last: what its window shows, or all of it.
-pub(super) async fn screenshot(
-    sandbox: &Sandbox,
-    is_full_page: bool,
-    format: ImageFormat,
-) -> Result<Vec<u8>, ScreenshotError> {
-    let take = async {
-        let mut page = Page::connect(sandbox).await?;
-        let mut parameters = json!({"format": format.as_str()});
-        if is_full_page {
-            parameters["captureBeyondViewport"] = json!(true);
-            parameters["clip"] = page.whole().await?;
-        }
-        let method = "Page.captureScreenshot";
-        let captured = page.call(method, parameters).await?;
-        captured["data"]
-            .as_str()
-            .and_then(|data| Base64::decode_vec(data).ok())
-            .ok_or(ScreenshotError::NoAnswer { method })
-    };
-    tokio::time::timeout(PATIENCE, take)
-        .await
-        .map_err(|_| ScreenshotError::Slow)?
 }
 
 /// A page of the browser, connected to.
-struct Page {
+#[derive(Debug)]
+pub(super) struct Page {
     socket: WebSocketStream<GuestConnection>,
     last_id: u64,
+    /// The dialog it shows, as far as has been read. Told only to whom
+    /// [`Self::watch_dialogs`] was called on.
+    dialog: Option<Dialog>,
+    /// Whether the page has gone.
+    is_gone: bool,
 }
 
 impl Page {
-    /// Connects to the page that was used last.
-    async fn connect(sandbox: &Sandbox) -> Result<Self, ScreenshotError> {
-        let target = first_page(sandbox).await?;
+    /// Connects to the page `target`.
+    pub(super) async fn connect(sandbox: &Sandbox, target: &str) -> Result<Self, PageError> {
         let stream = sandbox.dial(CDP_PORT).await?;
         let limits = WebSocketConfig::default()
             .max_message_size(Some(MAX_MESSAGE_BYTES))
@@ -157,49 +148,146 @@ impl Page {
         let (socket, _) = tokio_tungstenite::client_async_with_config(url, stream, Some(limits))
             .await
             .map_err(Box::new)?;
-        Ok(Self { socket, last_id: 0 })
+        Ok(Self {
+            socket,
+            last_id: 0,
+            dialog: None,
+            is_gone: false,
+        })
     }
 
-    /// Returns the part of the page that is all of it. Its content is narrower than its window by
-    /// a scrollbar, which the picture does not have.
-    async fn whole(&mut self) -> Result<Value, ScreenshotError> {
-        let metrics = self.call("Page.getLayoutMetrics", json!({})).await?;
-        let content = &metrics["cssContentSize"];
-        let expression = json!({"expression": "innerWidth"});
-        let window = self.call("Runtime.evaluate", expression).await?;
-        let window = window["result"]["value"].as_f64().unwrap_or_default();
-        let width = content["width"].as_f64().unwrap_or_default().max(window);
-        Ok(json!({"x": 0, "y": 0, "width": width, "height": content["height"], "scale": 1}))
+    /// Has dialogs come to this connection and nowhere else from now on. Not waited for: a page
+    /// that shows one already does not answer.
+    pub(super) async fn watch_dialogs(&mut self) -> Result<(), PageError> {
+        self.send("Page.enable", json!({})).await?;
+        Ok(())
     }
 
-    /// Calls a method and returns its result.
-    async fn call(
+    /// Returns the dialog that the page shows, as far as has been read.
+    pub(super) const fn dialog(&self) -> Option<&Dialog> {
+        self.dialog.as_ref()
+    }
+
+    /// Returns whether the page has gone.
+    pub(super) const fn is_gone(&self) -> bool {
+        self.is_gone
+    }
+
+    /// Answers the dialog that the page shows.
+    pub(super) async fn answer_dialog(
+        &mut self,
+        is_accepted: bool,
+        text: Option<&str>,
+    ) -> Result<(), PageError> {
+        let mut answer = json!({"accept": is_accepted});
+        if let Some(text) = text {
+            answer["promptText"] = json!(text);
+        }
+        self.ask("Page.handleJavaScriptDialog", answer).await?;
+        self.dialog = None;
+        Ok(())
+    }
+
+    /// Calls a method that the browser answers whatever the page does, and returns its result.
+    pub(super) async fn ask(
         &mut self,
         method: &'static str,
         parameters: Value,
-    ) -> Result<Value, ScreenshotError> {
+    ) -> Result<Value, PageError> {
+        let id = self.send(method, parameters).await?;
+        loop {
+            if let Some(result) = self.receive(method, id).await? {
+                return Ok(result);
+            }
+        }
+    }
+
+    /// Calls a method that the page answers, and returns its result.
+    pub(super) async fn call(
+        &mut self,
+        method: &'static str,
+        parameters: Value,
+    ) -> Result<Value, PageError> {
+        self.check_dialog()?;
+        let id = self.send(method, parameters).await?;
+        loop {
+            if let Some(result) = self.receive(method, id).await? {
+                return Ok(result);
+            }
+            self.check_dialog()?;
+        }
+    }
+
+    /// Sends events of mouse or keyboard, and returns when the page has taken the last of them:
+    /// when it has answered, shows a dialog, or has gone for it.
+    pub(super) async fn input(
+        &mut self,
+        method: &'static str,
+        events: Vec<Value>,
+    ) -> Result<(), PageError> {
+        self.check_dialog()?;
+        let mut last_id = None;
+        for event in events {
+            last_id = Some(self.send(method, event).await?);
+        }
+        let Some(id) = last_id else {
+            return Ok(());
+        };
+        while self.dialog.is_none() {
+            match self.receive(method, id).await {
+                Ok(None) => {}
+                Ok(Some(_)) => return Ok(()),
+                Err(_) if self.is_gone => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn check_dialog(&self) -> Result<(), PageError> {
+        match &self.dialog {
+            None => Ok(()),
+            Some(dialog) => Err(PageError::Dialog(dialog.clone())),
+        }
+    }
+
+    async fn send(&mut self, method: &'static str, parameters: Value) -> Result<u64, PageError> {
         self.last_id += 1;
         let request = json!({"id": self.last_id, "method": method, "params": parameters});
         let message = Message::text(request.to_string());
         self.socket.send(message).await.map_err(Box::new)?;
-        while let Some(message) = self.socket.next().await {
-            let Message::Text(text) = message.map_err(Box::new)? else {
-                continue;
-            };
-            let answer: Value =
-                serde_json::from_str(&text).map_err(|_| ScreenshotError::NoAnswer { method })?;
-            if answer["id"] != self.last_id {
-                continue;
+        Ok(self.last_id)
+    }
+
+    /// Takes in the next message. Returns the result of the call `id`, if it is that.
+    async fn receive(&mut self, method: &'static str, id: u64) -> Result<Option<Value>, PageError> {
+        let Some(message) = self.socket.next().await else {
+            return Err(PageError::NoAnswer { method });
+        };
+        let Message::Text(text) = message.map_err(Box::new)? else {
+            return Ok(None);
+        };
+        let mut answer: Value =
+            serde_json::from_str(&text).map_err(|_| PageError::NoAnswer { method })?;
+        match answer["method"].as_str() {
+            Some("Page.javascriptDialogOpening") => {
+                self.dialog = Some(Dialog::of_event(&answer["params"]));
             }
-            return match answer["error"]["message"].as_str() {
-                Some(message) => Err(ScreenshotError::Refused {
-                    method,
-                    message: crate::text::excerpt(message, 400),
-                }),
-                None => Ok(answer["result"].clone()),
-            };
+            Some("Page.javascriptDialogClosed") => self.dialog = None,
+            // Its tab was closed; the connection ends after this.
+            Some("Inspector.detached") => self.is_gone = true,
+            _ => {}
         }
-        Err(ScreenshotError::NoAnswer { method })
+        if answer["id"] != id {
+            return Ok(None);
+        }
+        match answer["error"]["message"].as_str() {
+            Some(message) => Err(PageError::Refused {
+                method,
+                message: crate::text::excerpt(message, 400),
+            }),
+            None => Ok(Some(answer["result"].take())),
+        }
     }
 }
 
@@ -212,8 +300,8 @@ struct Target {
 }
 
 /// Returns the identifier of the page that was used last.
-async fn first_page(sandbox: &Sandbox) -> Result<String, ScreenshotError> {
-    let list = |reason: String| ScreenshotError::List { reason };
+pub(super) async fn last_used(sandbox: &Sandbox) -> Result<String, PageError> {
+    let list = |reason: String| PageError::List { reason };
     let stream = TokioIo::new(sandbox.dial(CDP_PORT).await?);
     let (mut sender, connection) = hyper::client::conn::http1::handshake(stream)
         .await
@@ -232,7 +320,7 @@ async fn first_page(sandbox: &Sandbox) -> Result<String, ScreenshotError> {
             .collect()
             .await
             .map_err(|error| list(error.to_string()))?;
-        Ok::<_, ScreenshotError>(body.to_bytes())
+        Ok::<_, PageError>(body.to_bytes())
     };
     tokio::pin!(ask, connection);
     let body = tokio::select! {
@@ -243,7 +331,7 @@ async fn first_page(sandbox: &Sandbox) -> Result<String, ScreenshotError> {
     let targets: Vec<Target> =
         serde_json::from_slice(&body).map_err(|error| list(error.to_string()))?;
     let page = targets.into_iter().find(|target| target.kind == "page");
-    let id = page.ok_or(ScreenshotError::NoPage)?.id;
+    let id = page.ok_or(PageError::NoPage)?.id;
     if id
         .bytes()
         .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
@@ -251,23 +339,5 @@ async fn first_page(sandbox: &Sandbox) -> Result<String, ScreenshotError> {
         Ok(id)
     } else {
         Err(list("a page has an illegal identifier".to_owned()))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use super::*;
-
-    #[test]
-    fn name_of_a_file_chooses_its_format() {
-        assert_eq!(
-            ImageFormat::of_path(Path::new("a/b.jpg")),
-            ImageFormat::Jpeg
-        );
-        for name in ["a.png", "a", "jpg", "a.webp"] {
-            assert_eq!(ImageFormat::of_path(Path::new(name)), ImageFormat::Png);
-        }
     }
 }

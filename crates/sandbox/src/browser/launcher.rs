@@ -6,12 +6,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_bytes::ByteBuf;
+use smolvm_network::Mode;
 use smolvm_protocol::message::{Command, Exec, JobStatus, Limits, StartJob};
 
 use super::config::BrowserMode;
 use super::record::BrowserRecord;
 use crate::text::Tail;
-use crate::{AccessError, AtEnd, ExecError, JobEvent, Output, Sandbox};
+use crate::{AccessError, AtEnd, EndReason, ExecError, JobEvent, Output, Sandbox};
 
 /// The launcher's name as a job.
 pub(super) const JOB: &str = "browser-session";
@@ -22,7 +23,7 @@ const PROGRAM: &str = "/usr/lib/smolvm/browser-session";
 const BUFFER_BYTES: u32 = 256 * 1024;
 
 /// How long the launcher may take to be ready: its own patience, and some for a busy host.
-pub(super) const READY_PATIENCE: Duration = Duration::from_secs(150);
+pub(super) const READY_PATIENCE: Duration = Duration::from_secs(330);
 
 /// How long a guest may take to end its browser and to pack what the session leaves.
 const END_PATIENCE_MS: u64 = 120_000;
@@ -50,10 +51,39 @@ sync
 /// Last lines of all that the session's programs have written.
 const TAIL: &str = "cd /var/log/smolvm-browser && exec tail -v -n \"$1\" -- *.log";
 
+/// What the launcher says when the browser takes commands.
+const READY: &str = "ready";
+
+/// Last lines of the launcher that say how a session is.
+const NOTES: usize = 6;
+
+/// How a session is, as its launcher says.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    /// Its exit code, if it has ended.
+    pub(super) exit: Option<i32>,
+    /// What it has said but that the browser is ready: what went wrong, and what became of it.
+    pub(super) notes: Vec<String>,
+}
+
+impl Report {
+    /// Whether Chromium has ended and is not there again.
+    pub(super) fn is_restarting(&self) -> bool {
+        let of_chromium = self.notes.iter().rev();
+        let last = of_chromium.map(String::as_str).find_map(|note| match note {
+            "restarted chromium" => Some(false),
+            note => note.starts_with("ended chromium ").then_some(true),
+        });
+        self.exit.is_none() && last.unwrap_or(false)
+    }
+}
+
 /// How the launcher fared.
 pub(super) enum Readiness {
     /// The browser takes commands.
     Ready,
+    /// It was told to end.
+    Stopped,
     /// The session could not be started, and why.
     Failed(String),
 }
@@ -87,6 +117,7 @@ fn environment(
         ("HEIGHT", config.height.to_string()),
         ("RECORD", switch(config.record_video)),
         ("DOWNLOADS", switch(config.allow_downloads)),
+        ("RESTRICTED", switch(config.network.mode() != Mode::Open)),
         (
             "PROFILE",
             config.profile_name(&record.session_id).to_string(),
@@ -106,7 +137,7 @@ fn environment(
 /// Waits until the launcher has said that the browser is ready, or that it will not be.
 pub(super) async fn await_ready(sandbox: &Sandbox) -> Result<Readiness, AccessError> {
     let mut output = sandbox.attach_job(JOB, 0).await?.output;
-    let mut said = Tail::new(FAILURE_LINES).watching("ready");
+    let mut said = Tail::new(FAILURE_LINES).watching(READY);
     loop {
         match output.next().await? {
             JobEvent::Output(Output::Stdout(bytes)) => {
@@ -116,6 +147,10 @@ pub(super) async fn await_ready(sandbox: &Sandbox) -> Result<Readiness, AccessEr
                 }
             }
             JobEvent::Output(Output::Stderr(bytes)) => said.push(&bytes),
+            // It ends like that only when it is told to.
+            JobEvent::Output(Output::End(end)) if end.reason.exit_code() == 0 => {
+                return Ok(Readiness::Stopped);
+            }
             JobEvent::Output(Output::End(_)) => {
                 return Ok(Readiness::Failed(said.lines().join("; ")));
             }
@@ -124,10 +159,43 @@ pub(super) async fn await_ready(sandbox: &Sandbox) -> Result<Readiness, AccessEr
     }
 }
 
-/// Returns how the launcher is, if there is one.
-pub(super) async fn status(sandbox: &Sandbox) -> Result<Option<JobStatus>, AccessError> {
+/// Returns how the session is, as its launcher says.
+pub(super) async fn report(sandbox: &Sandbox) -> Result<Report, AccessError> {
     let jobs = sandbox.list_jobs().await?;
-    Ok(jobs.into_iter().find(|job| job.id == JOB))
+    let Some(job) = jobs.into_iter().find(|job| job.id == JOB) else {
+        return Ok(Report::default());
+    };
+    // Of most sessions there is nothing to tell, and no need to ask again.
+    let notes = if job.written > READY.len() as u64 + 1 {
+        notes(sandbox, &job).await?
+    } else {
+        Vec::new()
+    };
+    let exit = job
+        .exit
+        .map(|exit| EndReason::Guest(exit.reason).exit_code());
+    Ok(Report { exit, notes })
+}
+
+/// Reads what the launcher has said so far.
+async fn notes(sandbox: &Sandbox, job: &JobStatus) -> Result<Vec<String>, AccessError> {
+    let mut output = sandbox.attach_job(JOB, job.oldest).await?.output;
+    let mut said = Tail::new(NOTES);
+    let mut read = job.oldest;
+    while read < job.written {
+        read += match output.next().await? {
+            JobEvent::Output(Output::Stdout(bytes)) => {
+                said.push(&bytes);
+                bytes.len() as u64
+            }
+            JobEvent::Output(Output::Stderr(bytes)) => bytes.len() as u64,
+            JobEvent::Output(Output::End(_)) => break,
+            JobEvent::Lost(bytes) => bytes,
+        };
+    }
+    let mut notes = said.lines();
+    notes.retain(|line| line != READY);
+    Ok(notes)
 }
 
 /// Returns the command that prints the last lines of the session's logs.
@@ -205,6 +273,20 @@ mod tests {
             tokens.next_back().map(|(_, value)| value.as_ref()),
             Some(&b"00ff"[..])
         );
+    }
+
+    #[test]
+    fn browser_restarts_from_its_end_until_it_is_there_again() {
+        let report = |notes: &[&str], exit| Report {
+            exit,
+            notes: notes.iter().map(|&note| note.to_owned()).collect(),
+        };
+        let (ended, back) = ("ended chromium with -9", "restarted chromium");
+        assert!(report(&["out of memory: chromium", ended], None).is_restarting());
+        assert!(report(&[back, ended, "restarted ffmpeg"], None).is_restarting());
+        assert!(!report(&[ended, back], None).is_restarting());
+        assert!(!report(&["ended ffmpeg with 1"], None).is_restarting());
+        assert!(!report(&[ended, "failed: no disk"], Some(1)).is_restarting());
     }
 
     #[test]

@@ -9,10 +9,14 @@ use smolvm_image::{BROWSER_IMAGE, Progress};
 use tokio::sync::Mutex;
 
 use super::artifacts::{self, ArtifactError};
-use super::cdp::{self, CDP_PORT, ImageFormat, ScreenshotError};
+use super::cdp::{CDP_PORT, PageError};
+use super::computer::Computer;
 use super::config::{BrowserConfig, sandbox_of_profile};
-use super::launcher::{self, Readiness};
+use super::hand::Hand;
+use super::input::{InputError, Viewport};
+use super::launcher::{self, Readiness, Report};
 use super::record::{BrowserPorts, BrowserRecord, Records};
+use super::screenshots::{self, ImageFormat};
 use crate::exec::{ExecError, Output};
 use crate::record::unix_time_ms;
 use crate::text::{Tail, chain};
@@ -115,9 +119,12 @@ pub enum BrowserError {
     /// What it leaves could not be had.
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
-    /// There is no picture of its page.
+    /// Its page could not be used.
     #[error(transparent)]
-    Screenshot(#[from] ScreenshotError),
+    Page(#[from] PageError),
+    /// That cannot be done with mouse and keyboard.
+    #[error(transparent)]
+    Input(#[from] InputError),
 }
 
 impl From<CreateError> for BrowserError {
@@ -156,7 +163,8 @@ impl BrowserError {
             Self::Access(error) => error.kind(),
             Self::Store(error) => error.kind(),
             Self::Artifact(error) => error.kind(),
-            Self::Screenshot(error) => error.kind(),
+            Self::Page(error) => error.kind(),
+            Self::Input(error) => error.kind(),
         }
     }
 
@@ -271,6 +279,8 @@ pub struct BrowserSession {
     sandbox: Arc<Sandbox>,
     /// Variables of the browser, which only its creator knows; guards starts against each other.
     env_vars: Mutex<Option<BTreeMap<String, String>>>,
+    /// What its pages are used with; guards actions against each other.
+    hand: Mutex<Hand>,
 }
 
 impl BrowserSession {
@@ -321,6 +331,7 @@ impl BrowserSession {
             session_id,
             sandbox: Arc::new(sandbox),
             env_vars: Mutex::new(Some(env_vars)),
+            hand: Mutex::default(),
         };
         match session.records.add(&record) {
             Ok(true) => Ok(session),
@@ -367,6 +378,7 @@ impl BrowserSession {
             session_id,
             sandbox,
             env_vars: Mutex::new(None),
+            hand: Mutex::default(),
         }
     }
 
@@ -423,9 +435,9 @@ impl BrowserSession {
             info => Some(info?),
         };
         let launcher = if has_launcher(&record, sandbox.as_ref()) {
-            self.launcher_exit().await
+            self.launcher_report().await
         } else {
-            None
+            Report::default()
         };
         let (status, reason) = status(&record, sandbox.as_ref(), launcher);
         Ok(BrowserInfo {
@@ -446,12 +458,11 @@ impl BrowserSession {
         self.records.read(&id)?.ok_or(BrowserError::NotFound { id })
     }
 
-    /// Returns the exit code of the launcher, if it has ended. A guest that does not say is taken
-    /// to be busy.
-    async fn launcher_exit(&self) -> Option<i32> {
-        let asked = tokio::time::timeout(STATUS_PATIENCE, launcher::status(&self.sandbox)).await;
-        let exit = asked.ok()?.ok()??.exit?;
-        Some(crate::EndReason::Guest(exit.reason).exit_code())
+    /// Returns how the launcher says that the session is. A guest that does not say is taken to be
+    /// busy.
+    async fn launcher_report(&self) -> Report {
+        let asked = tokio::time::timeout(STATUS_PATIENCE, launcher::report(&self.sandbox)).await;
+        asked.ok().and_then(Result::ok).unwrap_or_default()
     }
 
     /// Boots the sandbox, starts the browser and waits until it takes commands. A session that is
@@ -512,6 +523,10 @@ impl BrowserSession {
         let ready = tokio::time::timeout(patience, launcher::await_ready(&self.sandbox)).await;
         match ready {
             Ok(Ok(Readiness::Ready)) => {}
+            Ok(Ok(Readiness::Stopped)) => {
+                let id = self.session_id.clone();
+                return Err(BrowserError::Stopped { id });
+            }
             Ok(Ok(Readiness::Failed(reason))) => return Err(self.failed(reason).await),
             Ok(Err(error)) => return Err(error.into()),
             Err(_) => {
@@ -653,7 +668,21 @@ impl BrowserSession {
         is_full_page: bool,
         format: ImageFormat,
     ) -> Result<Vec<u8>, BrowserError> {
-        Ok(cdp::screenshot(&self.sandbox, is_full_page, format).await?)
+        Ok(screenshots::screenshot(&self.sandbox, is_full_page, format).await?)
+    }
+
+    /// Returns mouse and keyboard of the session.
+    ///
+    /// # Errors
+    ///
+    /// [`BrowserError::NotFound`] when it has ended.
+    pub fn computer(&self) -> Result<Computer<'_>, BrowserError> {
+        let config = self.record()?.config;
+        let viewport = Viewport {
+            width: config.width,
+            height: config.height,
+        };
+        Ok(Computer::new(&self.sandbox, &self.hand, viewport))
     }
 
     /// Returns the last `lines` lines of each log of the session's programs, made printable.
@@ -760,12 +789,11 @@ fn has_launcher(record: &BrowserRecord, sandbox: Option<&SandboxInfo>) -> bool {
     record.ports.is_some() && sandbox.is_some_and(|info| info.state == SandboxState::Running)
 }
 
-/// Says where a session is in its life, and why where that is not plain. `launcher` is the exit
-/// code of the launcher, if it has ended.
+/// Says where a session is in its life, and why where that is not plain.
 fn status(
     record: &BrowserRecord,
     sandbox: Option<&SandboxInfo>,
-    launcher: Option<i32>,
+    launcher: Report,
 ) -> (BrowserStatus, Option<String>) {
     let Some(sandbox) = sandbox else {
         let ended = || "its sandbox has ended".to_owned();
@@ -783,14 +811,18 @@ fn status(
             (BrowserStatus::Error, reason)
         }
         SandboxState::Running if record.ports.is_none() => (BrowserStatus::Starting, None),
-        SandboxState::Running => match launcher {
-            None => (BrowserStatus::Ready, None),
-            // It ends like that only when it is told to.
-            Some(0) => (BrowserStatus::Stopping, None),
-            Some(_) => {
-                let reason = "its browser has ended; its logs say why".to_owned();
-                (BrowserStatus::Error, Some(reason))
+        SandboxState::Running => {
+            let told = (!launcher.notes.is_empty()).then(|| launcher.notes.join("; "));
+            match launcher.exit {
+                None if launcher.is_restarting() => (BrowserStatus::Starting, told),
+                None => (BrowserStatus::Ready, told),
+                // It ends like that only when it is told to.
+                Some(0) => (BrowserStatus::Stopping, None),
+                Some(_) => {
+                    let untold = || "its browser has ended; its logs say why".to_owned();
+                    (BrowserStatus::Error, Some(told.unwrap_or_else(untold)))
+                }
             }
-        },
+        }
     }
 }

@@ -5,12 +5,15 @@
                                  Chromium as `browser`, own sandbox on <────────┤
                                  ffmpeg, from the first page on <───────────────┘
 
-What happens is told on standard output, one line each:
+What happens is told on standard output and in launcher.log, one line each:
 
-    set-aside PATH  the profile would not open twice in a row; it is kept there, a new one is used
-    ready           CDP answers on 127.0.0.1:9222; live: noVNC on 6080 and VNC on 5900 as well
-    restarted       Chromium had ended, and answers again
-    failed: REASON  the session is over, and the exit code is 1
+    set-aside PATH          the profile would not open twice in a row; it is kept there, a new one
+                            is used
+    ready                   CDP answers on 127.0.0.1:9222; live: noVNC on 6080 and VNC on 5900 too
+    out of memory: NAME     the kernel has ended a program of this name, most often a page's
+    ended NAME with STATUS  a program has ended by itself, and is started again
+    restarted NAME          it is there again; a video goes on in another file
+    failed: REASON          the session is over, and the exit code is 1
 
 SIGTERM ends the session: Chromium writes its profile, ffmpeg completes the video, nothing stays
 behind, and the exit code is 0. Everything this process waits for is an event: a pipe, a signal,
@@ -31,6 +34,9 @@ import sys
 import time
 from dataclasses import dataclass
 
+from browser_guard import Guard
+from browser_kernel import watch_memory, write_only_to
+
 ROOT = pathlib.Path("/opt/smolvm-browser")
 LOGS = pathlib.Path("/var/log/smolvm-browser")
 RUN = pathlib.Path("/run/smolvm-browser")
@@ -43,6 +49,9 @@ CDP_PORT = 9222
 VNC_PORT = 5900
 NOVNC_PORT = 6080
 
+# The discard service's port (RFC 863), which the guest does not offer.
+NOBODY = "http://127.0.0.1:9/"
+
 # Rows that Chromium 156 has above the page: tabs and address, which headless it leaves room for
 # as well. Where another Chromium has more or fewer, the first start finds out and starts again.
 TOOLBAR_ROWS = 87
@@ -50,16 +59,29 @@ TOOLBAR_ROWS = 87
 # What VNC passwords have at most (RFC 6143 §7.2.2): the key of DES.
 VNC_PASSWORD_LENGTH = 8
 
-# Seconds. An emulated guest needs 10 for Chromium, more when the host is busy.
-START_PATIENCE = 120
+# Seconds. An emulated guest needs 10 for Chromium, and minutes beside several others.
+START_PATIENCE = 300
 END_PATIENCE = 20
 
+# Of each program. An emulated guest that is busy takes half a minute for one of Chromium's.
 RESTARTS = 3
-RESTARTS_WITHIN = 60
+RESTARTS_WITHIN = 300
 
 # Memory runs out: a page goes first (Chromium gives renderers +300), then Chromium, and never what
 # tells the host about it (proc_pid_oom_score_adj(5)).
 SERVICE_OOM_SCORE = -500
+
+# What speaks to Chromium's makers, or looks for devices in the network.
+DISABLED_FEATURES = [
+    "AimEnabled",
+    "MediaRouter",
+    "NetworkTimeServiceQuerying",
+    "OptimizationGuideModelExecution",
+    "OptimizationGuideOnDeviceModel",
+    "OptimizationHints",
+    "PreconnectToSearch",
+    "Translate",
+]
 
 # linux/prctl.h.
 PR_SET_PDEATHSIG = 1
@@ -88,6 +110,7 @@ class Settings:
     height: int
     records: bool
     allows_downloads: bool
+    is_restricted: bool
     profile: str
     session: str
     token: str
@@ -114,6 +137,7 @@ class Settings:
             height=int(value("HEIGHT", "720")),
             records=value("RECORD", "0") == "1",
             allows_downloads=value("DOWNLOADS", "1") == "1",
+            is_restricted=value("RESTRICTED", "0") == "1",
             profile=profile,
             session=session,
             token=value("TOKEN") if is_live else "",
@@ -133,19 +157,30 @@ class Settings:
 
 
 def say(line):
+    """Tells the host, and whoever reads the logs."""
     print(line, flush=True)
+    if LOGS.is_dir():
+        with open(LOGS / "launcher.log", "a") as log:
+            log.write(f"{time.strftime('%H:%M:%S')} {line}\n")
 
 
 class Process:
     """A program of the session, run as `browser` in a process group of its own."""
+
+    # The process IDs of all that were started, for whose end asyncio waits.
+    started = set()
 
     def __init__(self, name, running):
         self.name = name
         self.running = running
 
     @classmethod
-    async def start(cls, name, *command, environment=(), oom_score=SERVICE_OOM_SCORE, **options):
+    async def start(
+        cls, name, *command, environment=(), oom_score=SERVICE_OOM_SCORE, writes_to=None, **options
+    ):
         def before_exec():
+            if writes_to is not None:
+                write_only_to(writes_to)
             # The score can be raised by everybody, but lowered by root only.
             pathlib.Path("/proc/self/oom_score_adj").write_text(str(oom_score))
             os.setgroups([])
@@ -168,6 +203,7 @@ class Process:
                 preexec_fn=before_exec,
                 **options,
             )
+        cls.started.add(running.pid)
         return cls(name, running)
 
     def send(self, number):
@@ -198,9 +234,14 @@ class Chromium:
 
     def __init__(self, process, reader, writer):
         self.process = process
-        self.reader = reader
         self.writer = writer
         self.last_id = 0
+        # Calls that wait for their answers.
+        self.calls = {}
+        # Work that its events have begun.
+        self.work = set()
+        self.guard = None
+        self.listening = asyncio.ensure_future(self.listen(reader))
 
     @classmethod
     async def start(cls, settings, rows, environment):
@@ -216,8 +257,11 @@ class Chromium:
             # Chromium reads commands from descriptor 3 and writes answers to descriptor 4.
             "/bin/bash", "-c", f'exec "$@" 3<&{commands_read} 4>&{answers_write}', "bash",
             *chromium_command(settings, rows),
-            environment=environment,
+            environment={"TMPDIR": str(RUN), **dict(environment)},
             oom_score=0,
+            # Whoever drives Chromium may tell it where to save files, whatever its policy says;
+            # so where none shall be, there is no place for them.
+            writes_to=None if settings.allows_downloads else (settings.profile_dir, USER.pw_dir),
             pass_fds=(commands_read, answers_write),
         )  # fmt: skip
         os.close(commands_read)
@@ -229,20 +273,58 @@ class Chromium:
         writer = os.fdopen(commands_write, "wb", 0)
         return cls(process, reader, writer)
 
+    async def listen(self, reader):
+        """Hands answers to whoever waits for them, and events to the guard, until the end."""
+        try:
+            while True:
+                message = json.loads((await reader.readuntil(b"\0"))[:-1])
+                call = self.calls.pop(message.get("id"), None)
+                if call is not None and not call.done():
+                    call.set_result(message)
+                elif self.guard is not None and "method" in message:
+                    self.begin(self.guard.heard(message))
+        except asyncio.IncompleteReadError:
+            pass
+        finally:
+            for call in self.calls.values():
+                call.cancel()
+            self.calls.clear()
+            for work in self.work:
+                work.cancel()
+
+    def begin(self, work):
+        """Has the work done beside what else goes on."""
+
+        async def done():
+            try:
+                await work
+            except SessionError as error:
+                # Most often, the page that it was about is gone.
+                print(error, file=sys.stderr)
+
+        task = asyncio.ensure_future(done())
+        self.work.add(task)
+        task.add_done_callback(self.work.discard)
+
     async def call(self, method, session=None, **parameters):
         """Returns the result of a CDP method."""
+        ended = SessionError(f"chromium ended, see {LOGS}/chromium.log")
+        if self.listening.done():
+            raise ended
         self.last_id += 1
         message = {"id": self.last_id, "method": method, "params": parameters}
         if session is not None:
             message["sessionId"] = session
+        call = self.calls[self.last_id] = asyncio.get_running_loop().create_future()
         try:
             self.writer.write(json.dumps(message).encode() + b"\0")
-            while True:
-                answer = json.loads((await self.reader.readuntil(b"\0"))[:-1])
-                if answer.get("id") == self.last_id:
-                    break
-        except (BrokenPipeError, asyncio.IncompleteReadError):
-            raise SessionError(f"chromium ended, see {LOGS}/chromium.log") from None
+            # Waited for as a group, the end of the call is not taken for that of its caller.
+            await asyncio.wait([call])
+        except BrokenPipeError:
+            raise ended from None
+        if call.cancelled():
+            raise ended
+        answer = call.result()
         if "error" in answer:
             raise SessionError(f"chromium refused {method}: {answer['error']['message']}")
         return answer["result"]
@@ -275,6 +357,7 @@ class Chromium:
             except (SessionError, TimeoutError):
                 pass
         await self.process.end()
+        self.listening.cancel()
         self.writer.close()
 
 
@@ -297,20 +380,38 @@ def chromium_command(settings, rows):
         "--hide-crash-restore-bubble",
         # There is no keyring, and waiting for one takes seconds.
         "--password-store=basic",
-        # There is no graphics card: pages are drawn in software.
+        # There is no graphics card: pages are drawn in software, and what they draw with WebGL is
+        # by SwiftShader, which is one more thing that a page may attack, in this machine.
         "--disable-gpu",
+        "--enable-unsafe-swiftshader",
         # A page that nobody looks at works as fast as one that somebody does.
         "--disable-background-timer-throttling",
         "--disable-backgrounding-occluded-windows",
         "--disable-renderer-backgrounding",
+        # A page that was left is loaded again when one goes back to it: out of the cache of whole
+        # pages it comes without the events of a load, which clients wait for.
+        "--disable-back-forward-cache",
+        # Questions that are asked by windows, which no client of CDP sees.
+        "--disable-hang-monitor",
+        "--disable-prompt-on-repost",
         # What speaks to Chromium's makers unasked: the guest may have no network, and what the
-        # session contacts shall be what its pages contact.
+        # session contacts shall be what its pages contact. The policy has more of it.
         "--disable-background-networking",
+        "--disable-component-extensions-with-background-pages",
         "--disable-component-update",
+        "--disable-default-apps",
         "--disable-domain-reliability",
         "--disable-sync",
         "--disable-breakpad",
-        "--disable-features=MediaRouter,OptimizationHints,Translate",
+        f"--disable-features={','.join(DISABLED_FEATURES)}",
+        # Pictures of a page that is behind another.
+        "--enable-features=CDPScreenshotNewSurface",
+        # Where they have no switch, to a port that nobody listens on: the list of accounts that
+        # are signed in to the browser itself, and new versions of its parts.
+        f"--gaia-url={NOBODY}",
+        f"--component-updater=url-source={NOBODY}",
+        # Whoever drives it decides when it tries again.
+        "--disable-auto-reload",
         "about:blank",
     ]
 
@@ -318,15 +419,36 @@ def chromium_command(settings, rows):
 def write_policy(settings):
     """Writes what neither a page nor whoever drives Chromium can change."""
     policy = {
+        # These and the password manager tell Chromium's makers which forms there are.
+        "AutofillAddressEnabled": False,
+        "AutofillCreditCardEnabled": False,
         "BackgroundModeEnabled": False,
         "BookmarkBarEnabled": False,
+        # What speaks to Chromium's makers unasked. BrowserSignin, 0: nobody can sign in to the
+        # browser itself.
+        "AlternateErrorPagesEnabled": False,
+        "BrowserNetworkTimeQueriesEnabled": False,
+        "BrowserSignin": 0,
+        # A warning of a switch takes rows of the page.
+        "CommandLineFlagSecurityWarningsEnabled": False,
+        "ComponentUpdatesEnabled": False,
+        "GenAILocalFoundationalModelSettings": 1,
+        "SafeBrowsingProtectionLevel": 0,
         "DefaultBrowserSettingEnabled": False,
         "DownloadDirectory": str(settings.downloads_dir),
         # 0: all are allowed; 3: none is.
         "DownloadRestrictions": 0 if settings.allows_downloads else 3,
+        # 2: no page writes to files that somebody picks; 3: it may ask.
+        "DefaultFileSystemWriteGuardSetting": 3 if settings.allows_downloads else 2,
         "MetricsReportingEnabled": False,
+        # 2: no site is contacted because a page might be asked for next.
+        "NetworkPredictionOptions": 2,
+        "PasswordManagerEnabled": False,
         "PromptForDownloadLocation": False,
+        "SearchSuggestEnabled": False,
         "ShowHomeButton": False,
+        # Its dictionary would be downloaded.
+        "SpellcheckEnabled": False,
     }
     POLICY.parent.mkdir(parents=True, exist_ok=True)
     POLICY.write_text(json.dumps(policy, indent=2) + "\n")
@@ -336,7 +458,10 @@ def make_directories(settings):
     """Makes what the programs write to."""
     for directory in (settings.artifacts_dir, settings.downloads_dir, LOGS, RUN):
         directory.mkdir(parents=True, exist_ok=True)
-    for directory in (settings.artifacts_dir, settings.downloads_dir):
+    owned = [settings.artifacts_dir]
+    if settings.allows_downloads:
+        owned.append(settings.downloads_dir)
+    for directory in owned:
         os.chown(directory, USER.pw_uid, USER.pw_gid)
         directory.chmod(0o700)
     # noVNC's token and VNC's password are here.
@@ -377,7 +502,10 @@ class Session:
         self.toolbar_rows = TOOLBAR_ROWS
         self.services = []
         self.recorder = None
+        self.recordings = 0
         self.chromium = None
+        # When which program was started again.
+        self.restarts = []
 
     @property
     def rows(self):
@@ -435,15 +563,19 @@ class Session:
         self.services.append(display)
         os.close(ready_write)
         await started(display, ready_read)
-        manager = ["matchbox-window-manager", "-use_titlebar", "no", "-use_cursor", "yes"]
-        self.services.append(await Process.start("window-manager", *manager))
-        self.services.append(
-            await Process.start(
-                "websockify",
+        await self.start_service("window-manager")
+        await self.start_service("websockify")
+
+    async def start_service(self, name):
+        """Starts what the display needs besides the X server."""
+        commands = {
+            "window-manager": "matchbox-window-manager -use_titlebar no -use_cursor yes".split(),
+            "websockify": [
                 "python3", "-m", "websockify", "--web", NOVNC, "--token-plugin", "TokenFile",
                 "--token-source", str(RUN / "token"), f"127.0.0.1:{NOVNC_PORT}",
-            )
-        )  # fmt: skip
+            ],
+        }  # fmt: skip
+        self.services.append(await Process.start(name, *commands[name]))
 
     async def start_chromium(self):
         """Starts Chromium; a profile that it does not open twice in a row is set aside."""
@@ -453,6 +585,8 @@ class Session:
             try:
                 self.chromium = await Chromium.start(settings, self.rows, self.environment)
                 await self.chromium.page()
+                if settings.is_restricted:
+                    await Guard(self.chromium).start()
                 await listening(CDP_PORT)
                 return
             except SessionError:
@@ -464,8 +598,10 @@ class Session:
                 make_directories(settings)
 
     async def start_recorder(self):
-        """Starts the video; returns when its first frame is taken."""
+        """Starts a video; returns when its first frame is taken."""
         settings = self.settings
+        self.recordings += 1
+        number = f"-{self.recordings}" if self.recordings > 1 else ""
         first_read, first_write = os.pipe()
         self.recorder = await Process.start(
             "ffmpeg",
@@ -475,32 +611,58 @@ class Session:
             "-f", "x11grab", "-framerate", "12", "-draw_mouse", "1", "-video_size",
             f"{settings.width & ~1}x{settings.height & ~1}", "-i",
             f"{DISPLAY}+0,{self.toolbar_rows}",
-            "-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p",
-            str(settings.artifacts_dir / "session.mp4"),
+            "-fps_mode", "vfr", "-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p",
+            # Written piece by piece, a video that is cut off can be played up to there.
+            "-force_key_frames", "expr:gte(t,n_forced*5)", "-movflags", "+frag_keyframe+empty_moov+default_base_moof",
+            "-flush_packets", "1",
+            str(settings.artifacts_dir / f"session{number}.mp4"),
             pass_fds=(first_write,),
         )  # fmt: skip
         os.close(first_write)
         await started(self.recorder, first_read)
 
     async def watch(self):
-        """Restarts Chromium when it ends; returns never."""
-        restarts = []
+        """Starts again what ends; returns never."""
+        watch_memory(say)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, bury_orphans)
         while True:
-            ends = {asyncio.ensure_future(part.running.wait()): part for part in self.services}
-            ends[asyncio.ensure_future(self.chromium.process.running.wait())] = None
+            parts = [*self.services, self.chromium.process]
+            if self.recorder is not None:
+                parts.append(self.recorder)
+            ends = {asyncio.ensure_future(part.running.wait()): part for part in parts}
             done, waiting = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             for end in waiting:
                 end.cancel()
             for end in done:
-                if ends[end] is not None:
-                    raise SessionError(f"{ends[end].name} ended with {end.result()}")
-            now = time.monotonic()
-            restarts = [then for then in restarts if now - then < RESTARTS_WITHIN] + [now]
-            if len(restarts) > RESTARTS:
-                raise SessionError(f"chromium ended {len(restarts)} times within a minute")
+                await self.restart(ends[end], end.result())
+
+    async def restart(self, part, status):
+        """Starts a program again that has ended, but not over and over."""
+        name = part.name
+        if name == "vnc":
+            # Chromium ends with its display.
+            raise SessionError(f"{name} ended with {status}")
+        now = time.monotonic()
+        recent = [entry for entry in self.restarts if now - entry[0] < RESTARTS_WITHIN]
+        self.restarts = [*recent, (now, name)]
+        times = sum(what == name for _, what in self.restarts)
+        if times > RESTARTS:
+            minutes = RESTARTS_WITHIN // 60
+            raise SessionError(f"{name} ended {times} times within {minutes} minutes")
+        say(f"ended {name} with {status}")
+        # What it has started goes as well.
+        await part.end()
+        if part is self.chromium.process:
             await self.chromium.end()
             await asyncio.wait_for(self.start_chromium(), START_PATIENCE)
-            say("restarted")
+        elif part is self.recorder:
+            await asyncio.wait_for(self.start_recorder(), START_PATIENCE)
+        else:
+            self.services.remove(part)
+            await self.start_service(name)
+            if name == "websockify":
+                await asyncio.wait_for(listening(NOVNC_PORT), START_PATIENCE)
+        say(f"restarted {name}")
 
     async def end(self):
         """Ends everything, what was started last first."""
@@ -577,16 +739,29 @@ async def run_until_told(settings, environment):
         pass
 
 
+def children():
+    """Returns the process IDs of our children, also of dead ones."""
+    found = pathlib.Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+    return [int(child) for child in found.split()]
+
+
+def bury_orphans():
+    """Takes leave of the dead among what programs of the session have left: they are ours now."""
+    for child in children():
+        if child not in Process.started:
+            try:
+                os.waitpid(child, os.WNOHANG)
+            except ChildProcessError:
+                pass
+
+
 def end_orphans():
     """Ends what programs of the session have started and left: it is ours now."""
-    while True:
-        children = pathlib.Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-        if not children:
-            return
-        for child in children:
+    while orphans := children():
+        for child in orphans:
             try:
-                os.kill(int(child), signal.SIGKILL)
-                os.waitpid(int(child), 0)
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
             except (ProcessLookupError, ChildProcessError):
                 # asyncio's own waiting has seen its end first.
                 pass

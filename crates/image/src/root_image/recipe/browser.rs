@@ -1,7 +1,7 @@
 //! The image of browser sessions: Chromium, a display that people can look at, and the launcher.
 //!
 //! Docs: docs/browser.md says what is in it and how large it is; `browser/session.py`, the
-//! launcher, how the parts are run.
+//! launcher, how the parts are run, `browser/guard.py` how denials are shown.
 
 use super::{APT_CONF, AddedFile, DPKG_CONF, HOSTNAME, HOSTS, RESOLV_CONF, Recipe};
 
@@ -93,6 +93,16 @@ pub(super) const BROWSER: Recipe = Recipe {
             path: "usr/lib/smolvm/browser-session",
             mode: 0o755,
             content: include_str!("../browser/session.py"),
+        },
+        AddedFile {
+            path: "usr/lib/smolvm/browser_guard.py",
+            mode: 0o644,
+            content: include_str!("../browser/guard.py"),
+        },
+        AddedFile {
+            path: "usr/lib/smolvm/browser_kernel.py",
+            mode: 0o644,
+            content: include_str!("../browser/kernel.py"),
         },
     ],
     hooks: &[

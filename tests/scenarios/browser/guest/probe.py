@@ -56,7 +56,9 @@ def pages():
     found = [target for target in get("/json/list") if target["type"] == "page"]
     page = WebSocket(found[0]["webSocketDebuggerUrl"])
     page.send(json.dumps({"id": 1, "method": "Page.captureScreenshot"}))
-    picture = base64.b64decode(json.loads(page.receive())["result"]["data"])
+    answer = json.loads(page.receive())
+    assert "result" in answer, answer
+    picture = base64.b64decode(answer["result"]["data"])
     # The first chunk of a PNG (ISO/IEC 15948:2004, 11.2.2).
     width, height = struct.unpack("!II", picture[16:24])
     return {"urls": [target["url"] for target in found], "width": width, "height": height}

@@ -21,6 +21,7 @@ the end of a process; only a listening socket of a program that announces nothin
 """
 
 import asyncio
+import contextlib
 import ctypes
 import fcntl
 import json
@@ -655,6 +656,9 @@ class Session:
         if part is self.chromium.process:
             await self.chromium.end()
             await asyncio.wait_for(self.start_chromium(), START_PATIENCE)
+            # Its page answers; that it has its size was seen before.
+            with contextlib.suppress(ViewportError):
+                await asyncio.wait_for(self.chromium.check_viewport(self.settings), START_PATIENCE)
         elif part is self.recorder:
             await asyncio.wait_for(self.start_recorder(), START_PATIENCE)
         else:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import builtins
-import threading
+from _thread import _local
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -50,8 +50,9 @@ def _playwright(api: str) -> Any:
         raise SmolVMError(message) from None
 
 
-#: Playwright's driver of each thread, which can have one, and how many sessions use it.
-_drivers = threading.local()
+#: Playwright's driver of each thread, which can have one, and how many sessions use it. This is
+#: threading.local, without the import of all of threading.
+_drivers = _local()
 
 
 def _take_driver() -> Any:

@@ -32,6 +32,7 @@ mod frame;
 pub mod message;
 pub mod multiplex;
 pub mod probe;
+pub mod vmm;
 
 pub use frame::{
     FRAME_HEADER_BYTES, Frame, FrameCodec, FrameError, FrameKind, MAX_DATA_BYTES, MAX_MESSAGE_BYTES,

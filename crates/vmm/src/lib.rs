@@ -1,11 +1,13 @@
 //! SmolVM's virtual machine monitor: the process that emulates one machine on KVM.
 //!
-//! Today it holds the first thing a host is asked, whether its KVM can be believed:
-//!
 //! ```text
-//!   probe     what to ask, the time limit, and the verdict      start reading here
-//!   kvm       everything that talks to /dev/kvm                 `unsafe` lives here
-//!   sys       clocks and instructions of the host's processor   and here
+//!   machine   one machine from its description to its end; its threads      start reading here
+//!   boot      what the guest finds in memory when it starts
+//!   devices   what its processors find at ports and registers
+//!   memory    the guest's memory                                            `unsafe` lives here,
+//!   kvm       everything that talks to /dev/kvm                             here
+//!   sys       clocks and instructions of the host's processor               and here
+//!   probe     whether this host's KVM can be believed
 //! ```
 //!
 //! The monitor is always a process of its own (`smolvm-vmm`), never linked into its user: a
@@ -15,6 +17,10 @@
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
 compile_error!("smolvm-vmm runs on x86-64 Linux only");
 
+mod boot;
+mod devices;
 mod kvm;
+pub mod machine;
+mod memory;
 pub mod probe;
 mod sys;

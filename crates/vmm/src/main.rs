@@ -3,11 +3,13 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use smolvm_vmm::probe;
+use smolvm_vmm::{machine, probe};
 
 const USAGE: &str = "usage: smolvm-vmm probe\n\
+    \x20      smolvm-vmm run [--network]\n\
     \n\
-    probe   run a short guest on /dev/kvm and print a JSON report of one line\n";
+    probe   run a short guest on /dev/kvm and print a JSON report of one line\n\
+    run     run one machine for the supervisor that holds descriptors 3 to 5, or 6\n";
 
 /// Exit status of a command line that is not understood, as shells use it.
 const EXIT_USAGE: u8 = 2;
@@ -16,6 +18,8 @@ fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     match arguments.as_slice() {
         [command] if command == "probe" => print_report(),
+        [command] if command == "run" => machine::run(false),
+        [command, network] if command == "run" && network == "--network" => machine::run(true),
         _ => {
             eprint!("{USAGE}");
             ExitCode::from(EXIT_USAGE)

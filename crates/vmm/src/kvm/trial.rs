@@ -154,7 +154,7 @@ pub(crate) enum CreateEvent {
     ApiVersion(i32),
 }
 
-fn into_kvm(device: File) -> Kvm {
+pub(super) fn into_kvm(device: File) -> Kvm {
     let descriptor = device.into_raw_fd();
     // SAFETY: the descriptor is open, and `into_raw_fd` has just given up its only owner.
     unsafe { Kvm::from_raw_fd(descriptor) }

@@ -1,0 +1,278 @@
+//! One machine, from its description to its end.
+//!
+//! ```text
+//!   description ──> memory ──> KVM ──> kernel, tables ──> devices ──> workers ──> processors
+//!        ^                                                               │            │
+//!        │                                                          events of the     │ exits
+//!     [`control`]  <── requests ── supervisor                       host and guest    v
+//!        │                                                               │      [`Platform`]
+//!        └────── pause, resume, power button ──> [`processors`]          └──> devices
+//! ```
+//!
+//! Threads: one for each processor, one for each disk, one for the other devices, and the main
+//! thread for requests. The process ends with the machine, and all threads with it.
+
+mod control;
+mod platform;
+mod processors;
+mod workers;
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use smolvm_protocol::AGENT_PORT;
+use smolvm_protocol::vmm::{Disk, MAX_VCPUS, MachineDescription, MachineEnd, MachineStats};
+use vm_memory::GuestMemoryError;
+use vmm_sys_util::eventfd::EventFd;
+
+pub use control::run;
+
+use platform::Platform;
+use processors::Processors;
+
+use crate::boot::kernel::{Entry, LoadError};
+use crate::boot::{acpi, kernel, layout, start};
+use crate::devices::serial::SerialPort;
+use crate::devices::virtio::balloon::BalloonDevice;
+use crate::devices::virtio::block::BlockDevice;
+use crate::devices::virtio::console::ConsoleDevice;
+use crate::devices::virtio::device::{DeviceInterrupt, VirtioDevice};
+use crate::devices::virtio::network::NetworkDevice;
+use crate::devices::virtio::random::RandomDevice;
+use crate::devices::virtio::transport::{DOORBELL, Slot};
+use crate::kvm::{KvmError, KvmMachine, Vcpu};
+use crate::memory::{GuestRam, MemoryError};
+
+/// Least memory of a machine, in MiB: what the tables and a small kernel need.
+const MIN_MEMORY_MIB: u32 = 16;
+
+/// Devices that every machine has beside its disks: console, entropy, balloon.
+const OTHER_DEVICES: usize = 3;
+
+/// Most memory of a machine, in MiB: 1 TiB, which every processor can address.
+const MAX_MEMORY_MIB: u32 = 1 << 20;
+
+/// What a machine is connected to.
+#[derive(Debug)]
+pub(crate) struct Connections {
+    /// The stream of the agent's port.
+    pub(crate) agent: UnixStream,
+    /// Where the serial console's text goes.
+    pub(crate) console: UnixStream,
+    /// The network's link, where the guest has a network.
+    pub(crate) network: Option<UnixStream>,
+}
+
+/// Why a machine could not be started.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    /// It cannot be a machine.
+    #[error("{reason}")]
+    Description {
+        /// What is wrong with its description.
+        reason: String,
+    },
+    /// A file of a disk could not be opened.
+    #[error("open the disk {}", path.display())]
+    Disk {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// There is no memory for it.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// KVM refused.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// Its kernel or initial file system could not be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// What the kernel is told does not fit into its memory.
+    #[error("write what the kernel is told")]
+    Tables(#[from] GuestMemoryError),
+    /// A thread or an event of ours could not be made.
+    #[error("{step}")]
+    Host {
+        /// What was to be done.
+        step: &'static str,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Says what was to be done when the host refuses.
+fn host(step: &'static str) -> impl FnOnce(io::Error) -> StartError {
+    move |source| StartError::Host { step, source }
+}
+
+/// A machine that runs.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    platform: Arc<Platform>,
+    processors: Processors,
+    power_button: EventFd,
+    // Last, so that memory and virtual machine outlive what works with them.
+    _kvm: KvmMachine,
+}
+
+impl Machine {
+    /// Starts the machine of `description`. What becomes of it goes to `ends`.
+    pub(crate) fn start(
+        description: &MachineDescription,
+        connections: Connections,
+        ends: &Sender<MachineEnd>,
+    ) -> Result<Self, StartError> {
+        check(description)?;
+        let kvm = KvmMachine::new(GuestRam::new(u64::from(description.memory_mib) << 20)?)?;
+        let loaded = kernel::load(
+            kvm.ram(),
+            &description.kernel,
+            &description.initramfs,
+            &description.command_line,
+        )?;
+        let serial = kvm.interrupt(layout::SERIAL_INTERRUPT)?;
+        let serial = SerialPort::new(serial, connections.console)
+            .map_err(host("set up the console's stream"))?;
+        let devices = devices(description, connections.agent, connections.network)?;
+        let rsdp = acpi::write(kvm.ram().memory(), description.vcpus, devices.len())?;
+        start::write(kvm.ram(), &loaded, rsdp)?;
+        let mut slots = Vec::new();
+        let mut doorbells = Vec::new();
+        for (index, device) in devices.into_iter().enumerate() {
+            let slot = slot(&kvm, index, device)?;
+            doorbells.push(ring_for(&kvm, index, &slot)?);
+            slots.push(slot);
+        }
+        let disks = description.disks.len();
+        let platform = Arc::new(Platform::new(serial, slots));
+        workers::start(&platform, doorbells, disks).map_err(host("start the devices' threads"))?;
+        let power_button = kvm.interrupt(layout::POWER_BUTTON_INTERRUPT)?;
+        let processors = Processors::start(
+            vcpus(&kvm, description.vcpus, &loaded.entry)?,
+            &platform,
+            ends,
+        )
+        .map_err(host("start the processors' threads"))?;
+        Ok(Self {
+            platform,
+            processors,
+            power_button,
+            _kvm: kvm,
+        })
+    }
+
+    /// Holds all processors still. Returns when they stand.
+    pub(crate) fn pause(&self) {
+        self.processors.pause();
+    }
+
+    /// Lets them go on.
+    pub(crate) fn resume(&self) {
+        self.processors.resume();
+    }
+
+    /// Presses the power button.
+    pub(crate) fn press_power_button(&self) -> io::Result<()> {
+        self.power_button.write(1)
+    }
+
+    /// Returns what the machine has done so far.
+    pub(crate) fn stats(&self) -> MachineStats {
+        self.platform.stats()
+    }
+}
+
+fn check(description: &MachineDescription) -> Result<(), StartError> {
+    let refuse = |reason: String| Err(StartError::Description { reason });
+    let MachineDescription {
+        vcpus, memory_mib, ..
+    } = *description;
+    if !(1..=MAX_VCPUS).contains(&vcpus) {
+        return refuse(format!("{vcpus} processors: 1 to {MAX_VCPUS} are possible"));
+    }
+    if !(MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&memory_mib) {
+        return refuse(format!(
+            "{memory_mib} MiB of memory: {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB} are possible"
+        ));
+    }
+    let others = OTHER_DEVICES + usize::from(description.network.is_some());
+    if description.disks.len() + others > layout::MAX_VIRTIO_DEVICES {
+        let most = layout::MAX_VIRTIO_DEVICES - others;
+        let count = description.disks.len();
+        return refuse(format!("{count} disks: {most} at most are possible"));
+    }
+    Ok(())
+}
+
+/// Makes the devices, the disks first.
+fn devices(
+    description: &MachineDescription,
+    agent: UnixStream,
+    network: Option<UnixStream>,
+) -> Result<Vec<Box<dyn VirtioDevice>>, StartError> {
+    let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
+    for disk in &description.disks {
+        let opened = open_disk(disk)
+            .and_then(|file| BlockDevice::new(file, &disk.serial, disk.is_read_only));
+        devices.push(Box::new(opened.map_err(|source| StartError::Disk {
+            path: disk.path.clone(),
+            source,
+        })?));
+    }
+    let console =
+        ConsoleDevice::new(AGENT_PORT, agent).map_err(host("set up the agent's stream"))?;
+    devices.push(Box::new(console));
+    devices.push(Box::new(RandomDevice));
+    devices.push(Box::new(BalloonDevice));
+    if let (Some(interface), Some(link)) = (description.network, network) {
+        let network =
+            NetworkDevice::new(interface, link).map_err(host("set up the network's link"))?;
+        devices.push(Box::new(network));
+    }
+    Ok(devices)
+}
+
+fn open_disk(disk: &Disk) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(!disk.is_read_only)
+        .open(&disk.path)?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "not a regular file",
+        ))
+    }
+}
+
+fn slot(kvm: &KvmMachine, index: usize, device: Box<dyn VirtioDevice>) -> Result<Slot, StartError> {
+    let interrupt = DeviceInterrupt::new(kvm.interrupt(acpi::virtio_interrupt(index))?);
+    let memory = kvm.ram().memory().clone();
+    Slot::new(device, memory, interrupt).map_err(host("watch a device's stream"))
+}
+
+/// Returns the doorbells of a device, one for each queue.
+fn ring_for(kvm: &KvmMachine, index: usize, slot: &Slot) -> Result<Vec<EventFd>, KvmError> {
+    let address = acpi::virtio_registers(index) + DOORBELL;
+    let queues = 0..u32::try_from(slot.queue_count()).expect("a handful");
+    queues.map(|queue| kvm.doorbell(address, queue)).collect()
+}
+
+fn vcpus(kvm: &KvmMachine, count: u8, entry: &Entry) -> Result<Vec<Vcpu>, KvmError> {
+    let vcpus: Result<Vec<_>, _> = (0..count)
+        .map(|index| Vcpu::new(kvm, index, count))
+        .collect();
+    let vcpus = vcpus?;
+    vcpus[0].enter(entry)?;
+    Ok(vcpus)
+}

@@ -1,0 +1,104 @@
+//! The devices' threads: the only place that waits for events of guest and host.
+//!
+//! Each disk has a thread of its own, since its file is read and written while the thread waits;
+//! the other devices, which never wait, share one.
+
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::sync::Arc;
+use std::thread::Builder;
+
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::platform::Platform;
+
+/// Events taken at once.
+const EVENTS: usize = 16;
+
+/// Milliseconds to wait for an event (epoll_wait(2)).
+const FOR_EVER: i32 = -1;
+
+/// Something that a worker waits for.
+enum Watch {
+    /// The doorbell of a queue.
+    Doorbell {
+        slot: usize,
+        queue: usize,
+        event: EventFd,
+    },
+    /// What a device waits for on the host.
+    Source { slot: usize },
+}
+
+/// Starts the threads for devices whose queues have these doorbells; the first `disks` devices
+/// are disks.
+pub(crate) fn start(
+    platform: &Arc<Platform>,
+    doorbells: Vec<Vec<EventFd>>,
+    disks: usize,
+) -> io::Result<()> {
+    let mut others = Vec::new();
+    for (slot, events) in doorbells.into_iter().enumerate() {
+        let watch = |(queue, event)| Watch::Doorbell { slot, queue, event };
+        let watches = events.into_iter().enumerate().map(watch);
+        if slot < disks {
+            spawn(format!("disk-{slot}"), platform, watches.collect())?;
+        } else {
+            others.extend(watches);
+            others.push(Watch::Source { slot });
+        }
+    }
+    spawn("devices".to_owned(), platform, others)
+}
+
+fn spawn(name: String, platform: &Arc<Platform>, watches: Vec<Watch>) -> io::Result<()> {
+    let epoll = Epoll::new()?;
+    for (index, watch) in watches.iter().enumerate() {
+        let (descriptor, events) = match watch {
+            Watch::Doorbell { event, .. } => (Some(event.as_raw_fd()), EventSet::IN),
+            Watch::Source { slot } => {
+                let source = platform.slots()[*slot].source();
+                // A device that cannot go on now is told again only of a change.
+                let change = EventSet::IN
+                    | EventSet::OUT
+                    | EventSet::READ_HANG_UP
+                    | EventSet::EDGE_TRIGGERED;
+                (source.map(|source| source.as_raw_fd()), change)
+            }
+        };
+        if let Some(descriptor) = descriptor {
+            let event = EpollEvent::new(events, index as u64);
+            epoll.ctl(ControlOperation::Add, descriptor, event)?;
+        }
+    }
+    let platform = platform.clone();
+    Builder::new()
+        .name(name)
+        .spawn(move || work(&epoll, &platform, &watches))?;
+    Ok(())
+}
+
+fn work(epoll: &Epoll, platform: &Platform, watches: &[Watch]) {
+    let mut events = [EpollEvent::default(); EVENTS];
+    loop {
+        let count = match epoll.wait(FOR_EVER, &mut events) {
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+            // The descriptors are ours and open.
+            Err(_) => return,
+        };
+        for event in &events[..count] {
+            let index = usize::try_from(event.data()).unwrap_or(usize::MAX);
+            match watches.get(index) {
+                Some(Watch::Doorbell { slot, queue, event }) => {
+                    // Rung already, or not: the queue says.
+                    let _rings = event.read();
+                    platform.slots()[*slot].kicked(*queue);
+                }
+                Some(Watch::Source { slot }) => platform.slots()[*slot].source_ready(),
+                None => {}
+            }
+        }
+    }
+}

@@ -269,7 +269,8 @@ def test_full_disk_fails_a_download_and_not_the_session(rough: BrowserSession, p
     page = new_page(rough)
     page.goto(f"http://{pages}/")
     filled = rough.vm.run(
-        "dd if=/dev/zero of=/filler bs=1M 2>&1; dd if=/dev/zero of=/filler2 bs=512 2>&1; df /"
+        "dd if=/dev/zero of=/filler bs=1M 2>&1; dd if=/dev/zero of=/filler2 bs=512 2>&1; df /",
+        timeout=300,
     )
     assert "100%" in filled.stdout
     with page.expect_download() as download:

@@ -13,7 +13,7 @@
 //! is not let go of ends with its creator. A profile that is kept is the disk of the sandbox, which
 //! stays when the sandbox is deleted; so two sessions cannot have it at a time.
 //!
-//! [`config`] has the rules, [`session`] the life cycle, [`launcher`] what the guest is told,
+//! [`config`] has the rules, [`session`] the life cycle, [`info`] what is known of one, [`launcher`] what the guest is told,
 //! [`artifacts`] what a session leaves, [`cdp`] the connection to a page, [`screenshots`] pictures of
 //! it, [`computer`] mouse and keyboard.
 
@@ -22,6 +22,7 @@ mod cdp;
 mod computer;
 mod config;
 mod hand;
+mod info;
 mod input;
 mod keys;
 mod launcher;
@@ -36,8 +37,9 @@ pub use config::{
     AskedBrowser, BrowserConfig, BrowserConfigError, BrowserMode, DEFAULT_BROWSER_DISK_MIB,
     DEFAULT_BROWSER_MEMORY_MIB, DEFAULT_BROWSER_VCPUS, DEFAULT_TIMEOUT_MINUTES, DEFAULT_VIEWPORT,
 };
+pub use info::{BrowserInfo, BrowserStatus};
 pub use input::{Button, InputError};
 pub use keys::Chord;
 pub use record::BrowserPorts;
 pub use screenshots::ImageFormat;
-pub use session::{BrowserError, BrowserInfo, BrowserSession, BrowserStatus, reap_browsers};
+pub use session::{BrowserError, BrowserSession, reap_browsers};

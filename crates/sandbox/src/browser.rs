@@ -13,9 +13,9 @@
 //! is not let go of ends with its creator. A profile that is kept is the disk of the sandbox, which
 //! stays when the sandbox is deleted; so two sessions cannot have it at a time.
 //!
-//! [`config`] has the rules, [`session`] the life cycle, [`info`] what is known of one, [`launcher`] what the guest is told,
-//! [`artifacts`] what a session leaves, [`cdp`] the connection to a page, [`screenshots`] pictures of
-//! it, [`computer`] mouse and keyboard.
+//! [`config`] has the rules, [`session`] the life cycle, [`info`] what is known of a session,
+//! [`launcher`] what the guest is told, [`artifacts`] what a session leaves, [`cdp`] the connection
+//! to a page, [`screenshots`] pictures of it, [`computer`] mouse and keyboard.
 
 mod artifacts;
 mod cdp;

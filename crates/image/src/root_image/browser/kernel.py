@@ -1,9 +1,11 @@
-"""What the session asks of the kernel: places to write to, and word of memory that runs out."""
+"""What the session asks of the kernel: places to write to, word of memory that runs out, orphans."""
 
 import asyncio
 import ctypes
 import os
+import pathlib
 import re
+import signal
 
 # What the kernel says of a process that it ends for its memory (Linux mm/oom_kill.c,
 # `__oom_kill_process`).
@@ -59,3 +61,34 @@ def watch_memory(say):
                 say(f"out of memory: {found[1]}")
 
     asyncio.get_running_loop().add_reader(log, read)
+
+
+def children():
+    """Returns the process IDs of our children, also of dead ones."""
+    found = pathlib.Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+    return [int(child) for child in found.split()]
+
+
+def bury_orphans(started):
+    """Takes leave of the dead among what programs of the session have left: they are ours now.
+
+    For the end of those that were started here, asyncio waits.
+    """
+    for child in children():
+        if child not in started:
+            try:
+                os.waitpid(child, os.WNOHANG)
+            except ChildProcessError:
+                pass
+
+
+def end_orphans():
+    """Ends what programs of the session have started and left: it is ours now."""
+    while orphans := children():
+        for child in orphans:
+            try:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+            except (ProcessLookupError, ChildProcessError):
+                # asyncio's own waiting has seen its end first.
+                pass

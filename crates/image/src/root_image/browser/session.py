@@ -36,7 +36,7 @@ import time
 from dataclasses import dataclass
 
 from browser_guard import Guard
-from browser_kernel import watch_memory, write_only_to
+from browser_kernel import bury_orphans, end_orphans, watch_memory, write_only_to
 
 ROOT = pathlib.Path("/opt/smolvm-browser")
 LOGS = pathlib.Path("/var/log/smolvm-browser")
@@ -625,7 +625,7 @@ class Session:
     async def watch(self):
         """Starts again what ends; returns never."""
         watch_memory(say)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, bury_orphans)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, bury_orphans, Process.started)
         while True:
             parts = [*self.services, self.chromium.process]
             if self.recorder is not None:
@@ -741,34 +741,6 @@ async def run_until_told(settings, environment):
         await work
     except asyncio.CancelledError:
         pass
-
-
-def children():
-    """Returns the process IDs of our children, also of dead ones."""
-    found = pathlib.Path(f"/proc/self/task/{os.getpid()}/children").read_text()
-    return [int(child) for child in found.split()]
-
-
-def bury_orphans():
-    """Takes leave of the dead among what programs of the session have left: they are ours now."""
-    for child in children():
-        if child not in Process.started:
-            try:
-                os.waitpid(child, os.WNOHANG)
-            except ChildProcessError:
-                pass
-
-
-def end_orphans():
-    """Ends what programs of the session have started and left: it is ours now."""
-    while orphans := children():
-        for child in orphans:
-            try:
-                os.kill(child, signal.SIGKILL)
-                os.waitpid(child, 0)
-            except (ProcessLookupError, ChildProcessError):
-                # asyncio's own waiting has seen its end first.
-                pass
 
 
 def main():

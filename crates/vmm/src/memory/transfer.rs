@@ -25,6 +25,10 @@ fn count(vectors: &[libc::iovec]) -> libc::c_int {
     libc::c_int::try_from(vectors.len()).expect("MAX_BUFFERS is small")
 }
 
+fn file_offset(offset: u64) -> io::Result<libc::off_t> {
+    Ok(offset.try_into().map_err(|_| io::ErrorKind::InvalidInput)?)
+}
+
 fn outcome(result: isize) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
@@ -36,7 +40,7 @@ pub(crate) fn read_file_at(
     offset: u64,
 ) -> io::Result<usize> {
     let vectors = vectors(slices);
-    let offset = offset.try_into().map_err(|_| io::ErrorKind::InvalidInput)?;
+    let offset = file_offset(offset)?;
     // SAFETY: each vector is a range of guest memory that `slices` keeps mapped during the call,
     // and nobody relies on what is in guest memory.
     outcome(unsafe { libc::preadv(file.as_raw_fd(), vectors.as_ptr(), count(&vectors), offset) })
@@ -49,7 +53,7 @@ pub(crate) fn write_file_at(
     offset: u64,
 ) -> io::Result<usize> {
     let vectors = vectors(slices);
-    let offset = offset.try_into().map_err(|_| io::ErrorKind::InvalidInput)?;
+    let offset = file_offset(offset)?;
     // SAFETY: each vector is a range of guest memory that `slices` keeps mapped during the call.
     outcome(unsafe { libc::pwritev(file.as_raw_fd(), vectors.as_ptr(), count(&vectors), offset) })
 }

@@ -285,6 +285,16 @@ def test_full_disk_fails_a_download_and_not_the_session(rough: BrowserSession, p
     assert rough.downloads[0].read_text() == SECRET
 
 
+def test_page_that_eats_all_memory_is_ended_and_named(rough: BrowserSession, pages: str) -> None:
+    page = new_page(rough)
+    with page.expect_event("crash", timeout=120_000):
+        page.goto(f"http://{pages}/eat")
+    wait_until(lambda: has_told(rough, "out of memory: chromium"), 60, "the reason")
+    assert "out of memory: chromium" in rough.logs(tail=20)
+    page.close()
+    assert new_page(rough).goto(f"http://{pages}/").status == 200
+
+
 def test_browser_that_dies_comes_back_but_not_for_ever(rough: BrowserSession) -> None:
     """Last of those that share the session: it ends it."""
     for _ in range(3):

@@ -50,25 +50,38 @@ def _playwright(api: str) -> Any:
         raise SmolVMError(message) from None
 
 
-#: Playwright's driver of each thread, which can have one, and how many sessions use it. This is
-#: threading.local, without the import of all of threading.
-_drivers = _local()
+class _Driver:
+    """A driver of Playwright's synchronous API. Only its own thread can speak to it."""
+
+    def __init__(self) -> None:
+        self.playwright = _playwright("sync_api").sync_playwright().start()
+        #: Sessions that use it.
+        self.users = 0
 
 
-def _take_driver() -> Any:
-    """Returns this thread's driver of Playwright's synchronous API."""
-    users = getattr(_drivers, "users", 0)
-    if users == 0:
-        _drivers.driver = _playwright("sync_api").sync_playwright().start()
-    _drivers.users = users + 1
-    return _drivers.driver
+#: The driver of each thread, which can have one. This is threading.local, without the import of all
+#: of threading.
+_of_thread = _local()
 
 
-def _leave_driver() -> None:
-    """Stops this thread's driver when no session uses it any more."""
-    _drivers.users -= 1
-    if _drivers.users == 0:
-        _drivers.driver.stop()
+def _own_driver() -> _Driver | None:
+    return getattr(_of_thread, "driver", None)
+
+
+def _take_driver() -> _Driver:
+    """Returns this thread's driver, for one more session."""
+    driver = _own_driver() or _Driver()
+    _of_thread.driver = driver
+    driver.users += 1
+    return driver
+
+
+def _leave_driver(driver: _Driver) -> None:
+    """Stops a driver that no session uses any more. One of another thread stays for its thread."""
+    driver.users -= 1
+    if driver.users == 0 and driver is _own_driver():
+        del _of_thread.driver
+        driver.playwright.stop()
 
 
 class BrowserHandle:
@@ -275,25 +288,27 @@ class BrowserSession(BrowserHandle):
             url = self._cdp_url_for_playwright()
             driver = _take_driver()
             try:
-                browser = driver.chromium.connect_over_cdp(url, timeout=_CONNECT_MS)
+                browser = driver.playwright.chromium.connect_over_cdp(url, timeout=_CONNECT_MS)
                 # What it sets is in force as long as it is there.
                 connection = browser.new_browser_cdp_session()
                 connection.send("Browser.setDownloadBehavior", self._download_behavior())
             except BaseException:
-                _leave_driver()
+                _leave_driver(driver)
                 raise
             self._playwright = driver, browser
         return self._playwright[1]
 
     def _disconnect(self) -> None:
         if self._playwright is not None:
-            _, browser = self._playwright
+            driver, browser = self._playwright
             self._playwright = None
-            # The browser goes on: only Playwright's connection ends.
+            # The browser goes on: only Playwright's connection ends, and that of another thread
+            # when the browser does.
             try:
-                browser.close()
+                if driver is _own_driver():
+                    browser.close()
             finally:
-                _leave_driver()
+                _leave_driver(driver)
 
     def screenshot(self, destination: PathLike, *, full_page: bool = True) -> Path:
         """Takes a picture of the page that was used last, as PNG, or JPEG for ``.jpg``."""

@@ -25,7 +25,7 @@ SECRET = "quarterly figures 8f31"
 
 _PAGES = {
     "/": "<title>home</title><h1>home</h1><a id=save href=/report.txt>report</a>",
-    # Text that nobody has seen before cannot be shared between its copies.
+    # Memory that has not been written to is not taken.
     "/eat": "<title>eater</title><script>const kept = [];"
     "setInterval(() => kept.push(new Uint8Array(1 << 25).fill(kept.length + 1)), 1);</script>",
 }

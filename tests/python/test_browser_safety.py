@@ -13,6 +13,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from socket import create_connection
@@ -287,7 +288,7 @@ def test_full_disk_fails_a_download_and_not_the_session(rough: BrowserSession, p
 
 def test_page_that_eats_all_memory_is_ended_and_named(rough: BrowserSession, pages: str) -> None:
     page = new_page(rough)
-    with page.expect_event("crash", timeout=120_000):
+    with page.expect_event("crash", timeout=300_000):
         page.goto(f"http://{pages}/eat")
     wait_until(lambda: has_told(rough, "out of memory: chromium"), 60, "the reason")
     assert "out of memory: chromium" in rough.logs(tail=20)
@@ -348,3 +349,23 @@ def test_stop_during_a_start_ends_both(data_dir: Path) -> None:
     assert starting.returncode == 1
     assert "was stopped while it started" in errors
     assert nothing_is_left_of("killed", data_dir)
+
+
+def test_five_sessions_start_at_once_and_each_is_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SMOLVM_DATA_DIR", str(tmp_path))
+    names = [f"one-of-five-{number}" for number in range(5)]
+
+    def started(name: str) -> BrowserSession:
+        session = BrowserSession(BrowserSessionConfig(session_id=name, mem_size_mib=1024))
+        return session.start(boot_timeout=START_SECONDS)
+
+    with ThreadPoolExecutor(len(names)) as threads:
+        sessions = list(threads.map(started, names))
+        for name, session in zip(names, sessions, strict=True):
+            first_page(session).goto(f"data:text/html,<title>{name}</title>")
+        assert [first_page(session).title() for session in sessions] == names
+        assert len({session.cdp_url for session in sessions}) == len(names)
+        list(threads.map(BrowserSession.stop, sessions))
+    assert all(nothing_is_left_of(name, tmp_path) for name in names)

@@ -428,6 +428,29 @@ def test_plain_playwright_connects_to_the_url(session: BrowserSession, app: WebA
     assert session.status == BrowserSessionState.READY
 
 
+def test_download_of_a_plain_playwright_arrives_too(session: BrowserSession, app: WebApp) -> None:
+    def visit() -> str | None:
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.connect_over_cdp(session.cdp_url or "", timeout=PATIENCE_SECONDS * 1000)
+            page = browser.contexts[0].new_page()
+            page.set_default_timeout(PATIENCE_SECONDS * 1000)
+            page.goto(app.url)
+            with page.expect_download() as download:
+                page.get_by_role("link", name="report").click()
+            failure: str | None = download.value.failure()
+            page.close()
+            browser.close()
+            return failure
+
+    before = session.downloads
+    assert apart(visit) is None
+    (copy,) = eventually(
+        "the download", lambda: [path for path in session.downloads if path not in before]
+    )
+    assert copy.name.startswith("report") and copy.suffix == ".bin"
+    assert copy.read_bytes() == DOWNLOAD
+
+
 def test_event_loop_drives_the_session(session: BrowserSession, app: WebApp) -> None:
     async def visit() -> list[str]:
         handle = AsyncBrowserSession.from_id(session.session_id)

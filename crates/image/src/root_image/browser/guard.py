@@ -36,7 +36,7 @@ class Guard:
 
     async def start(self):
         """Has every page that there is, and that comes, wait for the guard's word."""
-        self.chromium.guard = self
+        self.chromium.listeners.append(self)
         await self.chromium.call(
             "Target.setAutoAttach",
             autoAttach=True,

@@ -35,6 +35,7 @@ import sys
 import time
 from dataclasses import dataclass
 
+from browser_downloads import Downloads
 from browser_guard import Guard
 from browser_kernel import bury_orphans, end_orphans, watch_memory, write_only_to
 
@@ -241,7 +242,8 @@ class Chromium:
         self.calls = {}
         # Work that its events have begun.
         self.work = set()
-        self.guard = None
+        # Who hears of its events.
+        self.listeners = []
         self.listening = asyncio.ensure_future(self.listen(reader))
 
     @classmethod
@@ -275,15 +277,16 @@ class Chromium:
         return cls(process, reader, writer)
 
     async def listen(self, reader):
-        """Hands answers to whoever waits for them, and events to the guard, until the end."""
+        """Hands answers to whoever waits for them, and events to the listeners, until the end."""
         try:
             while True:
                 message = json.loads((await reader.readuntil(b"\0"))[:-1])
                 call = self.calls.pop(message.get("id"), None)
                 if call is not None and not call.done():
                     call.set_result(message)
-                elif self.guard is not None and "method" in message:
-                    self.begin(self.guard.heard(message))
+                elif "method" in message:
+                    for listener in self.listeners:
+                        self.begin(listener.heard(message))
         except asyncio.IncompleteReadError:
             pass
         finally:
@@ -588,6 +591,8 @@ class Session:
                 await self.chromium.page()
                 if settings.is_restricted:
                     await Guard(self.chromium).start()
+                if settings.allows_downloads:
+                    await Downloads(self.chromium, settings.downloads_dir).start()
                 await listening(CDP_PORT)
                 return
             except SessionError:

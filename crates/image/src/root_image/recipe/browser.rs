@@ -1,7 +1,8 @@
 //! The image of browser sessions: Chromium, a display that people can look at, and the launcher.
 //!
 //! Docs: docs/browser.md says what is in it and how large it is; `browser/session.py`, the
-//! launcher, how the parts are run, `browser/guard.py` how denials are shown.
+//! launcher, how the parts are run, `browser/guard.py` how denials are shown,
+//! `browser/downloads.py` how downloads come to where the host looks.
 
 use super::{APT_CONF, AddedFile, DPKG_CONF, HOSTNAME, HOSTS, RESOLV_CONF, Recipe};
 
@@ -93,6 +94,11 @@ pub(super) const BROWSER: Recipe = Recipe {
             path: "usr/lib/smolvm/browser-session",
             mode: 0o755,
             content: include_str!("../browser/session.py"),
+        },
+        AddedFile {
+            path: "usr/lib/smolvm/browser_downloads.py",
+            mode: 0o644,
+            content: include_str!("../browser/downloads.py"),
         },
         AddedFile {
             path: "usr/lib/smolvm/browser_guard.py",

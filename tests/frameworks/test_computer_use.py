@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import runpy
 from typing import Any
 from urllib.parse import quote
 
@@ -10,6 +11,7 @@ import png
 import pytest
 from conftest import EXAMPLES, Run
 from model import Busy, Json, Model, message, response
+from openai import OpenAI
 
 from smolvm import SmolVM
 
@@ -117,6 +119,52 @@ def test_model_works_in_the_browser_until_it_is_done(run: Run, model: Model) -> 
     assert picture_in(away[0]).pixel(*EMPTY) != (0, 255, 0)
     assert ("elsewhere.test", False) in script.lookups
     assert "step 7: data:text/html," in done.stdout
+
+
+class Blank:
+    """Stands where a session's computer would: what these tests are about ends before it matters."""
+
+    def __init__(self) -> None:
+        self.clicks: list[tuple[int, int]] = []
+
+    def screenshot(self) -> bytes:
+        return b"a picture"
+
+    def current_url(self) -> str:
+        return "about:blank"
+
+    def dialog(self) -> None:
+        return None
+
+    def click(self, x: int, y: int, *_: object) -> None:
+        self.clicks.append((x, y))
+
+
+def work(model: Model, computer: Blank, *, max_steps: int = 9, allowed: tuple[str, ...] = ()) -> str:
+    """Calls the example's loop."""
+    client = OpenAI(api_key="none", base_url=model.url, max_retries=0)
+    program = runpy.run_path(str(PROGRAM))
+    answer: str = program["work"](client, computer, "gpt", "Do it.", max_steps, list(allowed))
+    return answer
+
+
+def test_task_that_takes_too_many_steps_is_given_up(model: Model) -> None:
+    computer = Blank()
+    calls = [computer_call(str(number), click((number, 0))) for number in range(9)]
+    model.answers["/v1/responses"] = Script(*calls)
+    with pytest.raises(Exception, match="not done after 3 steps"):
+        work(model, computer, max_steps=3)
+    assert computer.clicks == [(0, 0), (1, 0), (2, 0)]
+
+
+def test_safety_check_that_was_not_allowed_ends_the_task_before_the_action(model: Model) -> None:
+    computer = Blank()
+    check = {"id": "cu_sc_1", "code": "malicious_instructions", "message": "Somebody else asks."}
+    call = computer_call("click", click(RED), checks=(check,))
+    model.answers["/v1/responses"] = Script(call, message("not reached"), message("nor this"))
+    with pytest.raises(Exception, match="safety check malicious_instructions: Somebody else asks."):
+        work(model, computer, allowed=("irrelevant_domain",))
+    assert computer.clicks == []
 
 
 def test_task_needs_something_to_visit(run: Run, model: Model) -> None:

@@ -52,6 +52,26 @@ fn headless_session_is_sandboxed_and_survives_its_browser() {
     let profile = sh(&host, profile).ok().text();
     assert!(profile.contains("Local State"), "{profile}");
     assert!(!profile.contains("Singleton"), "{profile}");
+
+    // A profile that Chromium does not open, because something else is where its lock belongs.
+    let broken = "profile=/opt/smolvm-browser/profiles/broken; mkdir -p $profile/SingletonLock/x && \
+                  echo kept > $profile/note && chown -R browser $profile";
+    let _broken = sh(&host, broken).ok();
+    let mut launcher = Launcher::start(&host, "two", &["PROFILE=broken"]);
+    let told = launcher.line();
+    let aside = told
+        .strip_prefix("set-aside ")
+        .expect("the path")
+        .to_owned();
+    assert!(
+        aside.starts_with("/opt/smolvm-browser/profiles/broken."),
+        "{aside}"
+    );
+    assert_eq!(launcher.line(), "ready");
+    assert_eq!(probe(&host, &["pages"])["urls"], json!(["about:blank"]));
+    let kept = sh(&host, &format!("cat '{aside}/note'")).ok().text();
+    assert_eq!(kept, "kept\n");
+    assert_eq!(launcher.end(), (0, Vec::new()));
 }
 
 #[test]

@@ -65,6 +65,9 @@ VNC_PASSWORD_LENGTH = 8
 START_PATIENCE = 300
 END_PATIENCE = 20
 
+# How often a picture may fail until there is one, a tenth of a second apart.
+DRAWING_ATTEMPTS = 100
+
 # Of each program. An emulated guest that is busy takes half a minute for one of Chromium's.
 RESTARTS = 3
 RESTARTS_WITHIN = 300
@@ -252,7 +255,9 @@ class Chromium:
         # Left by a Chromium whose machine was killed; another can hold the profile no more,
         # because two sessions cannot run in one guest.
         for name in ("SingletonLock", "SingletonCookie", "SingletonSocket"):
-            (settings.profile_dir / name).unlink(missing_ok=True)
+            # A directory is none of Chromium's, which will say so.
+            with contextlib.suppress(IsADirectoryError):
+                (settings.profile_dir / name).unlink(missing_ok=True)
         commands_read, commands_write = os.pipe()
         answers_read, answers_write = os.pipe()
         process = await Process.start(
@@ -341,14 +346,32 @@ class Chromium:
             return pages[0]
         return (await self.call("Target.createTarget", url="about:blank"))["targetId"]
 
-    async def check_viewport(self, settings):
-        """Raises unless the page has the height asked for."""
+    @contextlib.asynccontextmanager
+    async def attached_page(self):
+        """Has a CDP session with the first page."""
         attached = await self.call(
             "Target.attachToTarget", targetId=await self.page(), flatten=True
         )
-        session = attached["sessionId"]
-        found = await self.call("Runtime.evaluate", session, expression="innerHeight")
-        await self.call("Target.detachFromTarget", sessionId=session)
+        yield attached["sessionId"]
+        await self.call("Target.detachFromTarget", sessionId=attached["sessionId"])
+
+    async def drawn(self):
+        """Returns when there are pictures of the page: first of all, the process that draws has to
+        find that there is no graphics card, and start again without."""
+        async with self.attached_page() as session:
+            for attempt in range(DRAWING_ATTEMPTS):
+                try:
+                    await self.call("Page.captureScreenshot", session, format="jpeg", quality=1)
+                    return
+                except SessionError:
+                    if self.listening.done() or attempt + 1 == DRAWING_ATTEMPTS:
+                        raise
+                    await asyncio.sleep(0.1)
+
+    async def check_viewport(self, settings):
+        """Raises unless the page has the height asked for."""
+        async with self.attached_page() as session:
+            found = await self.call("Runtime.evaluate", session, expression="innerHeight")
         if found["result"]["value"] != settings.height:
             raise ViewportError(found["result"]["value"])
 
@@ -588,7 +611,7 @@ class Session:
         for attempt in (1, 2, 3):
             try:
                 self.chromium = await Chromium.start(settings, self.rows, self.environment)
-                await self.chromium.page()
+                await self.chromium.drawn()
                 if settings.is_restricted:
                     await Guard(self.chromium).start()
                 if settings.allows_downloads:

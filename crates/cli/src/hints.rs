@@ -395,6 +395,8 @@ fn port_taken() -> Advice {
 pub(crate) fn on_plan(error: &PlanError) -> Advice {
     match error {
         PlanError::QemuMissing => Advice::missing("qemu_missing", INSTALL_QEMU),
+        PlanError::KvmNotUsable { .. } => Advice::code("kvm_not_usable")
+            .hint("leave the choice to SmolVM, or use QEMU: --engine qemu"),
         PlanError::Accelerator(error) => on_accelerator(error),
         PlanError::Cache(error) => on_cache(error),
         PlanError::Kernel(error) => on_kernel(error),

@@ -69,7 +69,7 @@ fn engine() -> Result<EngineChoice, Failure> {
     };
     values::engine(&name.to_string_lossy()).map_err(|reason| {
         Failure::new(ErrorKind::InvalidInput, format!("SMOLVM_BACKEND: {reason}"))
-            .hint("unset SMOLVM_BACKEND, or set it to auto or qemu")
+            .hint("unset SMOLVM_BACKEND, or set it to auto, kvm or qemu")
     })
 }
 

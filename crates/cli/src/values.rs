@@ -146,8 +146,8 @@ fn rule_of(action: &str, text: &str) -> Result<Rule, String> {
 /// Parses the name of an engine.
 pub(crate) fn engine(text: &str) -> Result<EngineChoice, String> {
     match text {
-        "kvm" | "firecracker" | "vz" | "libkrun" => Err(format!(
-            "this version has no engine {text:?}; it has qemu, which uses KVM where KVM is usable"
+        "firecracker" | "vz" | "libkrun" => Err(format!(
+            "this version has no engine {text:?}; it has kvm and qemu"
         )),
         _ => text
             .parse()
@@ -339,7 +339,7 @@ mod tests {
     #[test]
     fn engines_of_other_versions_are_named_as_absent() {
         let message = engine("firecracker").expect_err("not part of this version");
-        assert!(message.contains("it has qemu"), "{message}");
+        assert!(message.contains("it has kvm and qemu"), "{message}");
     }
 
     #[test]

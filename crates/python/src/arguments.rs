@@ -135,7 +135,7 @@ pub(crate) fn engine(name: Option<&str>) -> Result<smolvm_sandbox::EngineChoice,
     // The names of other implementations' engines ask for hardware virtualisation, which is what
     // `auto` takes where the host has it.
     let name = match name {
-        "firecracker" | "libkrun" | "kvm" => "auto",
+        "firecracker" | "libkrun" => "auto",
         name => name,
     };
     Ok(name.parse()?)

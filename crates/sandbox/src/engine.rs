@@ -3,10 +3,13 @@
 //! An engine receives a [`BootPlan`], plain data with every decision taken, and returns a
 //! [`Machine`], a handle. It never calls back. What an engine can do is asked beforehand.
 //!
+//! * [`kvm`]: our own monitor, `smolvm-vmm`, on KVM.
 //! * [`qemu`]: QEMU's microvm machine, with KVM or software emulation.
 //! * [`fake`]: a scripted guest inside this process, for tests.
 
+mod connection;
 pub mod fake;
+pub mod kvm;
 pub mod qemu;
 
 use std::io;
@@ -48,6 +51,13 @@ impl Accelerator {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum EnginePlan {
+    /// Our own monitor.
+    Kvm {
+        /// The `smolvm-vmm` program.
+        program: PathBuf,
+        /// The `smolvm` program, which enters the jail and then becomes the monitor.
+        launcher: PathBuf,
+    },
     /// QEMU.
     Qemu {
         /// The `qemu-system-x86_64` program.
@@ -69,6 +79,7 @@ impl EnginePlan {
     #[must_use]
     pub fn describe(&self) -> String {
         match self {
+            Self::Kvm { .. } => "kvm".to_owned(),
             Self::Qemu { accelerator, .. } => format!("qemu ({})", accelerator.as_str()),
             Self::Fake(_) => "fake".to_owned(),
         }
@@ -155,6 +166,12 @@ pub enum BootError {
     /// A connection to the VMM could not be made.
     #[error("make a socket pair for the machine")]
     Socket(#[source] io::Error),
+    /// The VMM says that there cannot be such a machine.
+    #[error("start the machine: {message}")]
+    Refused {
+        /// Why not, as the VMM says.
+        message: String,
+    },
 }
 
 /// Starts machines.
@@ -206,6 +223,7 @@ pub trait Machine: Send {
 #[must_use]
 pub fn engine_of(plan: &EnginePlan) -> Box<dyn Engine> {
     match plan {
+        EnginePlan::Kvm { .. } => Box::new(kvm::Kvm),
         EnginePlan::Qemu { .. } => Box::new(qemu::Qemu),
         EnginePlan::Fake(_) => Box::new(fake::Fake),
     }

@@ -126,6 +126,17 @@ impl JailPlan {
         }
     }
 
+    /// Returns the jail of our monitor that runs `plan`.
+    #[must_use]
+    pub fn for_kvm(program: &Path, arguments: Vec<OsString>, plan: &BootPlan) -> Self {
+        let mut jail = Self::for_qemu(program, arguments, plan, Accelerator::Kvm);
+        jail.readable.push(program.to_owned());
+        // The guest's memory is a file, too.
+        let memory_bytes = u64::from(plan.memory.get()) << 20;
+        jail.max_file_bytes = jail.max_file_bytes.max(memory_bytes);
+        jail
+    }
+
     /// Enters the jail and becomes the program. Returns only when that fails.
     #[must_use]
     pub fn enter(&self) -> JailError {

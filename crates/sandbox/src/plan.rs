@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use smolvm_image::Progress;
 use smolvm_network::Mode;
 
-use crate::accelerator::{self, AcceleratorError};
+use crate::accelerator::{self, AcceleratorChoice, AcceleratorError};
 use crate::custom::{self, CustomBootError};
 use crate::engine::fake::Script;
 use crate::engine::{Accelerator, BootPlan, EnginePlan};
@@ -68,6 +68,12 @@ pub enum PlanError {
     /// QEMU is not installed.
     #[error("find qemu-system-x86_64: it is not installed")]
     QemuMissing,
+    /// The engine `kvm` was asked for, and this host's KVM is not usable.
+    #[error("use the engine kvm: {reason}")]
+    KvmNotUsable {
+        /// Why not.
+        reason: String,
+    },
     /// How to accelerate the machine could not be found out.
     #[error("choose how to run the machine")]
     Accelerator(#[from] AcceleratorError),
@@ -108,7 +114,7 @@ impl PlanError {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::QemuMissing => ErrorKind::Unsupported,
+            Self::QemuMissing | Self::KvmNotUsable { .. } => ErrorKind::Unsupported,
             Self::Accelerator(error) => error.kind(),
             Self::ImageName { .. } | Self::Custom(_) => ErrorKind::InvalidInput,
             Self::RootImage { source, .. }
@@ -199,7 +205,7 @@ pub(crate) async fn resolve(
     let (engine, start_timeout_ms) = engine_plan(spec, installation).await?;
     let files = match engine {
         EnginePlan::Fake(_) => BootFiles::default(),
-        EnginePlan::Qemu { .. } => {
+        EnginePlan::Kvm { .. } | EnginePlan::Qemu { .. } => {
             let (spec, installation) = (spec.clone(), installation.clone());
             let joined = directory.initramfs();
             tokio::task::spawn_blocking(move || {
@@ -250,13 +256,33 @@ async fn engine_plan(
         Accelerator::Kvm => KVM_START_TIMEOUT_MS,
         Accelerator::SoftwareEmulation => EMULATED_START_TIMEOUT_MS,
     };
-    let engine = EnginePlan::Qemu {
-        program: installation.qemu.clone().ok_or(PlanError::QemuMissing)?,
-        launcher: installation.smolvm.clone(),
-        accelerator: choice.accelerator,
-        tsc_khz: choice.tsc_khz()?,
+    let engine = if has_own_monitor(spec.engine, &choice)? {
+        EnginePlan::Kvm {
+            program: installation.vmm.clone(),
+            launcher: installation.smolvm.clone(),
+        }
+    } else {
+        EnginePlan::Qemu {
+            program: installation.qemu.clone().ok_or(PlanError::QemuMissing)?,
+            launcher: installation.smolvm.clone(),
+            accelerator: choice.accelerator,
+            tsc_khz: choice.tsc_khz()?,
+        }
     };
     Ok((engine, timeout_ms))
+}
+
+/// Says whether our own monitor runs the machine, which is the best where KVM is usable.
+fn has_own_monitor(asked: EngineChoice, choice: &AcceleratorChoice) -> Result<bool, PlanError> {
+    let has_kvm = choice.accelerator == Accelerator::Kvm;
+    match asked {
+        EngineChoice::Kvm if !has_kvm => Err(PlanError::KvmNotUsable {
+            reason: choice.reason.clone(),
+        }),
+        EngineChoice::Kvm => Ok(true),
+        EngineChoice::Auto => Ok(has_kvm),
+        EngineChoice::Qemu | EngineChoice::Fake => Ok(false),
+    }
 }
 
 /// Prepares the files that `spec` does not name; `joined` is where an initramfs goes that is made

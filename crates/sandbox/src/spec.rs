@@ -37,7 +37,7 @@ pub enum SpecError {
         unit: &'static str,
     },
     /// The engine's name is not known.
-    #[error("unknown engine {name:?}: use auto or qemu")]
+    #[error("unknown engine {name:?}: use auto, kvm or qemu")]
     Engine {
         /// The name as given.
         name: String,
@@ -219,6 +219,8 @@ pub enum EngineChoice {
     /// The best that works on this host.
     #[default]
     Auto,
+    /// Our own monitor on KVM, where that is usable.
+    Kvm,
     /// QEMU's microvm machine, with KVM where that is usable and software emulation elsewhere.
     Qemu,
     /// No machine at all: a scripted guest inside the supervisor, for tests.
@@ -231,6 +233,7 @@ impl EngineChoice {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Auto => "auto",
+            Self::Kvm => "kvm",
             Self::Qemu => "qemu",
             Self::Fake => "fake",
         }
@@ -243,6 +246,7 @@ impl FromStr for EngineChoice {
     fn from_str(name: &str) -> Result<Self, SpecError> {
         match name {
             "auto" => Ok(Self::Auto),
+            "kvm" => Ok(Self::Kvm),
             "qemu" => Ok(Self::Qemu),
             "fake" => Ok(Self::Fake),
             _ => Err(SpecError::Engine {

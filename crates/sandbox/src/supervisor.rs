@@ -215,7 +215,7 @@ fn failure_before_boot(error: &SuperviseError) -> StartFailure {
         SuperviseError::Record(_) | SuperviseError::Store(_) => StartFailureKind::Files,
         SuperviseError::Forwards(BindError::Taken { .. }) => StartFailureKind::PortTaken,
         SuperviseError::Forwards(BindError::Refused { .. })
-        | SuperviseError::Boot(BootError::Socket(_))
+        | SuperviseError::Boot(BootError::Socket(_) | BootError::Refused { .. })
         | SuperviseError::Listen(_)
         | SuperviseError::Network(_)
         | SuperviseError::Secrets(_)

@@ -20,7 +20,7 @@ use crate::values;
 /// `doctor` as typed.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The engine to check: auto or qemu [default: SMOLVM_BACKEND, else auto].
+    /// The engine to check: auto, kvm or qemu [default: SMOLVM_BACKEND, else auto].
     #[arg(long, alias = "backend", value_parser = values::engine)]
     engine: Option<EngineChoice>,
 

@@ -52,7 +52,7 @@ pub(crate) struct SandboxArgs {
     )]
     disk_size: Option<DiskMib>,
 
-    /// What runs it: auto or qemu [default: SMOLVM_BACKEND, else auto].
+    /// What runs it: auto, kvm or qemu [default: SMOLVM_BACKEND, else auto].
     #[arg(long, alias = "backend", value_parser = values::engine)]
     engine: Option<EngineChoice>,
 

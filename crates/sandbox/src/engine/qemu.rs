@@ -14,11 +14,9 @@
 
 pub mod arguments;
 mod facts;
-mod messages;
 mod qmp;
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::process::ExitStatus;
 
 use futures::FutureExt as _;
@@ -28,6 +26,7 @@ use tokio::net::UnixStream;
 use tokio::process::Child;
 use tokio::task::JoinHandle;
 
+use super::connection::{asynchronous, last_lines, socket_pair};
 use super::{BootError, BootPlan, Capabilities, Engine, EnginePlan, Machine, MachineExit, Stream};
 use crate::jail::JailPlan;
 use crate::process::{self, InheritedFd};
@@ -112,20 +111,10 @@ fn start(plan: &BootPlan) -> Result<QemuMachine, BootError> {
             .transpose()
             .map_err(BootError::Socket)?,
         qmp,
-        messages: tokio::spawn(messages::last_lines(stderr)),
+        messages: tokio::spawn(last_lines(stderr)),
         exit: None,
         child,
     })
-}
-
-fn socket_pair() -> io::Result<(std::os::unix::net::UnixStream, OwnedFd)> {
-    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
-    Ok((ours, theirs.into()))
-}
-
-fn asynchronous(stream: std::os::unix::net::UnixStream) -> io::Result<UnixStream> {
-    stream.set_nonblocking(true)?;
-    UnixStream::from_std(stream)
 }
 
 /// One QEMU process.

@@ -82,7 +82,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NUMBER", default_value_t = DEFAULT_BROWSER_VCPUS)]
     cpus: u64,
 
-    /// What runs it: auto or qemu [default: SMOLVM_BACKEND, else auto].
+    /// What runs it: auto, kvm or qemu [default: SMOLVM_BACKEND, else auto].
     #[arg(long, alias = "backend", value_parser = values::engine)]
     engine: Option<EngineChoice>,
 

@@ -1,0 +1,280 @@
+//! Our own monitor, `smolvm-vmm`, on KVM.
+//!
+//! ```text
+//!   supervisor --spawn--> smolvm jail --exec--> smolvm-vmm run
+//!      |  fd 3 <-> virtio-console port of the agent
+//!      |  fd 4 <-> control: the machine's description, requests, its end ([`control`])
+//!      |  fd 5 <-- serial console
+//!      |  fd 6 <-> Ethernet frames, where the guest has a network
+//!      +- stderr <-- the monitor's own messages
+//! ```
+//!
+//! The guest may take its monitor over, so what the monitor says is not trusted.
+
+mod control;
+
+use std::ffi::OsString;
+use std::io;
+use std::process::ExitStatus;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use smolvm_protocol::vmm::{
+    AGENT_FD, CONSOLE_FD, CONTROL_FD, Disk, MachineDescription, MachineEnd, NETWORK_FD,
+    NetworkInterface, Request,
+};
+use smolvm_protocol::{
+    HOSTNAME_PARAMETER, OVERLAY_DISK_SERIAL, ROOT_DISK_SERIAL, ROOT_PARAMETER, ROOT_SHARED,
+};
+use tokio::io::AsyncRead;
+use tokio::net::UnixStream;
+use tokio::process::Child;
+use tokio::task::JoinHandle;
+
+use super::connection::{asynchronous, last_lines, socket_pair};
+use super::{BootError, BootPlan, Capabilities, Engine, EnginePlan, Machine, MachineExit, Stream};
+use crate::jail::JailPlan;
+use crate::process::{self, InheritedFd};
+use control::Control;
+
+/// The engine `kvm`.
+#[derive(Clone, Copy, Debug)]
+pub struct Kvm;
+
+impl Engine for Kvm {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            has_process: true,
+            has_console: true,
+        }
+    }
+
+    fn boot<'a>(
+        &'a self,
+        plan: &'a BootPlan,
+    ) -> BoxFuture<'a, Result<Box<dyn Machine>, BootError>> {
+        async move {
+            let mut machine = start(plan)?;
+            machine.boot(plan).await?;
+            Ok(Box::new(machine) as Box<dyn Machine>)
+        }
+        .boxed()
+    }
+}
+
+fn start(plan: &BootPlan) -> Result<KvmMachine, BootError> {
+    let EnginePlan::Kvm { program, launcher } = &plan.engine else {
+        unreachable!("engine_of hands a plan only to the engine that it names");
+    };
+    let (agent, agent_fd) = socket_pair().map_err(BootError::Socket)?;
+    let (control, control_fd) = socket_pair().map_err(BootError::Socket)?;
+    let (console, console_fd) = socket_pair().map_err(BootError::Socket)?;
+    let network = plan.network.map(|_| socket_pair()).transpose();
+    let (network, network_fd) = network.map_err(BootError::Socket)?.unzip();
+    let mut arguments = vec![OsString::from("run")];
+    arguments.extend(plan.network.map(|_| OsString::from("--network")));
+    let jail = JailPlan::for_kvm(program, arguments, plan);
+    let inherited = [
+        (agent_fd, AGENT_FD),
+        (control_fd, CONTROL_FD),
+        (console_fd, CONSOLE_FD),
+    ];
+    let inherited = inherited
+        .into_iter()
+        .chain(network_fd.map(|fd| (fd, NETWORK_FD)))
+        .map(|(fd, number)| InheritedFd { fd, number })
+        .collect();
+    let spawned = process::spawn_jailed(launcher, &jail, inherited);
+    let mut child = spawned.map_err(|source| BootError::Spawn {
+        program: launcher.clone(),
+        source,
+    })?;
+    let stderr = child
+        .stderr
+        .take()
+        .expect("spawn_jailed pipes the error output");
+    let network = network.map(asynchronous).transpose();
+    Ok(KvmMachine {
+        agent: Some(asynchronous(agent).map_err(BootError::Socket)?),
+        console: Some(asynchronous(console).map_err(BootError::Socket)?),
+        network: network.map_err(BootError::Socket)?,
+        control: Control::new(asynchronous(control).map_err(BootError::Socket)?),
+        messages: tokio::spawn(last_lines(stderr)),
+        exit: None,
+        child,
+    })
+}
+
+/// Returns the machine of a plan, as the monitor knows machines.
+fn describe(plan: &BootPlan) -> MachineDescription {
+    let mut disks = vec![Disk {
+        path: plan.root_image.clone(),
+        serial: ROOT_DISK_SERIAL.to_owned(),
+        is_read_only: plan.overlay.is_some(),
+    }];
+    disks.extend(plan.overlay.iter().map(|overlay| Disk {
+        path: overlay.clone(),
+        serial: OVERLAY_DISK_SERIAL.to_owned(),
+        is_read_only: false,
+    }));
+    disks.extend(
+        plan.extra_drives
+            .iter()
+            .enumerate()
+            .map(|(index, drive)| Disk {
+                path: drive.clone(),
+                serial: format!("smolvm-extra{index}"),
+                is_read_only: false,
+            }),
+    );
+    MachineDescription {
+        kernel: plan.kernel.clone(),
+        initramfs: plan.initramfs.clone(),
+        command_line: command_line(plan),
+        vcpus: plan.vcpus.get().try_into().unwrap_or(u8::MAX),
+        memory_mib: plan.memory.get(),
+        disks,
+        network: plan.network.map(|network| NetworkInterface {
+            mac: network.mac,
+            mtu: network.mtu,
+        }),
+    }
+}
+
+/// Returns the kernel's command line (kernel, Documentation/admin-guide/kernel-parameters.txt).
+fn command_line(plan: &BootPlan) -> String {
+    let mut parameters = vec![
+        "console=ttyS0".to_owned(),
+        "quiet".to_owned(),
+        // A guest that panics ends at once (negative: no delay) and the machine with it.
+        "panic=-1".to_owned(),
+        "reboot=t".to_owned(),
+        // There is no PCI bus and no keyboard controller; looking for them takes time.
+        "pci=off".to_owned(),
+        "i8042.noaux".to_owned(),
+        "i8042.nokbd".to_owned(),
+        "cryptomgr.notests".to_owned(),
+        // The processor's random numbers seed the guest's: it must not wait for entropy.
+        "random.trust_cpu=on".to_owned(),
+        // Making and removing the control group of each command waits for RCU; a guest is small
+        // enough that hurrying it costs nothing.
+        "rcupdate.rcu_expedited=1".to_owned(),
+        format!("{HOSTNAME_PARAMETER}={}", plan.hostname),
+    ];
+    if plan.overlay.is_none() {
+        parameters.push(format!("{ROOT_PARAMETER}={ROOT_SHARED}"));
+    }
+    if !plan.boot_args.is_empty() {
+        parameters.push(plan.boot_args.clone());
+    }
+    parameters.join(" ")
+}
+
+/// One process of our monitor.
+struct KvmMachine {
+    agent: Option<UnixStream>,
+    console: Option<UnixStream>,
+    network: Option<UnixStream>,
+    control: Control,
+    messages: JoinHandle<Vec<String>>,
+    exit: Option<MachineExit>,
+    child: Child,
+}
+
+impl KvmMachine {
+    async fn boot(&mut self, plan: &BootPlan) -> Result<(), BootError> {
+        let request = Request::Boot(describe(plan));
+        let Err(error) = self.control.ask(&request).await else {
+            return Ok(());
+        };
+        let mut message = error.to_string();
+        // One that has ended without an answer has said why on its error output.
+        let _ended_already = self.child.start_kill();
+        for line in (&mut self.messages).await.unwrap_or_default() {
+            message.push_str("; ");
+            message.push_str(&line);
+        }
+        Err(BootError::Refused { message })
+    }
+
+    async fn wait_for_end(&mut self) -> MachineExit {
+        if let Some(exit) = &self.exit {
+            return exit.clone();
+        }
+        let status = self.child.wait().await;
+        let end = self.control.end().await;
+        let messages = (&mut self.messages).await.unwrap_or_default();
+        let exit = classify(&status, end, messages);
+        self.exit = Some(exit.clone());
+        exit
+    }
+}
+
+fn classify(
+    status: &io::Result<ExitStatus>,
+    end: Option<MachineEnd>,
+    mut messages: Vec<String>,
+) -> MachineExit {
+    let has_succeeded = status.as_ref().is_ok_and(ExitStatus::success);
+    match end {
+        Some(MachineEnd::PoweredOff) if has_succeeded => return MachineExit::PoweredOff,
+        Some(MachineEnd::Reset) if has_succeeded => return MachineExit::Reset,
+        Some(MachineEnd::Failed { message }) => {
+            messages.push(crate::text::excerpt(&message, control::MAX_MESSAGE_CHARS));
+        }
+        _ => {}
+    }
+    MachineExit::VmmEnded {
+        status: match status {
+            Ok(status) => status.to_string(),
+            Err(error) => error.to_string(),
+        },
+        messages,
+    }
+}
+
+impl Machine for KvmMachine {
+    fn take_agent_stream(&mut self) -> Option<Box<dyn Stream>> {
+        let agent = self.agent.take();
+        agent.map(|stream| Box::new(stream) as Box<dyn Stream>)
+    }
+
+    fn take_console(&mut self) -> Option<Box<dyn AsyncRead + Send + Unpin>> {
+        let console = self.console.take();
+        console.map(|stream| Box::new(stream) as Box<dyn AsyncRead + Send + Unpin>)
+    }
+
+    fn take_network(&mut self) -> Option<Box<dyn Stream>> {
+        let network = self.network.take();
+        network.map(|stream| Box::new(stream) as Box<dyn Stream>)
+    }
+
+    fn vmm_pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    fn press_power_button(&mut self) -> BoxFuture<'_, io::Result<()>> {
+        self.control.ask(&Request::PowerButton).boxed()
+    }
+
+    fn pause(&mut self) -> BoxFuture<'_, io::Result<()>> {
+        self.control.ask(&Request::Pause).boxed()
+    }
+
+    fn resume(&mut self) -> BoxFuture<'_, io::Result<()>> {
+        self.control.ask(&Request::Resume).boxed()
+    }
+
+    fn resume_soon(&mut self) {
+        self.control.resume_soon();
+    }
+
+    fn wait(&mut self) -> BoxFuture<'_, MachineExit> {
+        self.wait_for_end().boxed()
+    }
+
+    fn kill(&mut self) {
+        // Fails only when the process has ended already, which is what is wanted.
+        let _ended_already = self.child.start_kill();
+    }
+}

@@ -1,0 +1,117 @@
+//! Asking the monitor: one JSON document a line, replies in the order of the requests.
+//!
+//! A task reads until the monitor closes the connection: replies go to whoever asked, and the
+//! machine's end is kept. What comes is hostile: lines and their number are bounded.
+
+use std::io;
+use std::time::Duration;
+
+use futures::{FutureExt as _, StreamExt as _};
+use smolvm_protocol::vmm::{MAX_LINE_BYTES, MachineEnd, Reply, Request};
+use tokio::io::{AsyncWriteExt as _, ReadHalf, WriteHalf};
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::codec::{FramedRead, LinesCodec};
+
+use crate::text;
+
+/// How long the monitor may take for what it is asked; loading a kernel is the longest.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Replies that may wait to be read; there is one for each request, and one request at a time.
+const MAX_REPLIES: usize = 4;
+
+/// Characters of a message of the monitor's that are shown.
+pub(super) const MAX_MESSAGE_CHARS: usize = 1000;
+
+/// A connection to the monitor.
+#[derive(Debug)]
+pub(super) struct Control {
+    writer: WriteHalf<UnixStream>,
+    replies: mpsc::Receiver<Reply>,
+    /// Requests whose replies nobody waits for.
+    unawaited: usize,
+    reader: Option<JoinHandle<Option<MachineEnd>>>,
+    end: Option<MachineEnd>,
+}
+
+impl Control {
+    pub(super) fn new(stream: UnixStream) -> Self {
+        let (reader, writer) = tokio::io::split(stream);
+        let (sender, replies) = mpsc::channel(MAX_REPLIES);
+        Self {
+            writer,
+            replies,
+            unawaited: 0,
+            reader: Some(tokio::spawn(read(reader, sender))),
+            end: None,
+        }
+    }
+
+    /// Asks for something and waits until it has been done.
+    pub(super) async fn ask(&mut self, request: &Request) -> io::Result<()> {
+        self.writer.write_all(&line(request)?).await?;
+        // Counted until the answer is here: this wait may be given up.
+        self.unawaited += 1;
+        while self.unawaited > 0 {
+            let reply = tokio::time::timeout(PATIENCE, self.replies.recv()).await;
+            let reply = reply.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?;
+            let reply = reply.ok_or(io::ErrorKind::BrokenPipe)?;
+            self.unawaited -= 1;
+            match reply {
+                Reply::Refused { message } if self.unawaited == 0 => {
+                    let message = text::excerpt(&message, MAX_MESSAGE_CHARS);
+                    return Err(io::Error::other(message));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the machine go on without waiting until it does. A socket that is full of requests is
+    /// one that the monitor does not read, which the machine's end will tell.
+    pub(super) fn resume_soon(&mut self) {
+        let Ok(line) = line(&Request::Resume) else {
+            return;
+        };
+        if let Some(Ok(())) = self.writer.write_all(&line).now_or_never() {
+            self.unawaited += 1;
+        }
+    }
+
+    /// Returns why the machine has ended. Waits until the monitor has closed the connection.
+    pub(super) async fn end(&mut self) -> Option<MachineEnd> {
+        // Nobody asks any more; replies must not keep the reader.
+        self.replies.close();
+        if let Some(reader) = &mut self.reader {
+            self.end = reader.await.unwrap_or_default();
+            self.reader = None;
+        }
+        self.end.clone()
+    }
+}
+
+fn line(request: &Request) -> io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(request)?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+async fn read(reader: ReadHalf<UnixStream>, replies: mpsc::Sender<Reply>) -> Option<MachineEnd> {
+    let mut lines = FramedRead::new(reader, LinesCodec::new_with_max_length(MAX_LINE_BYTES));
+    let mut end = None;
+    while let Some(line) = lines.next().await {
+        // A line longer than any of the monitor's is not the monitor's, nor is one of no meaning.
+        let reply = line.ok().and_then(|line| serde_json::from_str(&line).ok());
+        match reply {
+            Some(Reply::Ended(reason)) => end = Some(reason),
+            // Without anybody who asks, and when more replies come than requests went, it waits
+            // or is lost: either way nothing grows.
+            Some(reply) => drop(replies.send(reply).await),
+            None => break,
+        }
+    }
+    end
+}

@@ -2,16 +2,19 @@
 
 CARGO ?= cargo
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test py bench build lint fmt clean need-cargo
+.PHONY: help quickstart test test-kvm py bench build lint fmt clean need-cargo
 
 help: ## show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 quickstart: need-cargo ## from nothing to a command in a microVM; says how long each phase took
 	@$(CARGO) xtask quickstart
 
 test: need-cargo ## install what tests need, build, run all tests, also those that boot microVMs
 	@$(CARGO) xtask test
+
+test-kvm: need-cargo ## run the tests of the engine kvm; in an emulated host where KVM is not usable
+	@$(CARGO) xtask test-kvm
 
 py: need-cargo ## build the Python wheel, install it into target/python, check its types and test it
 	@$(CARGO) xtask py

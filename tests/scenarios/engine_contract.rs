@@ -70,3 +70,9 @@ fn fake_engine_keeps_the_contract() {
 fn qemu_engine_keeps_the_contract() {
     check("qemu");
 }
+
+#[test]
+#[ignore = "needs KVM: make test-kvm"]
+fn kvm_engine_keeps_the_contract() {
+    check("kvm");
+}

@@ -374,10 +374,14 @@ pub fn cache_dir() -> PathBuf {
     base.join("smolvm")
 }
 
-/// Returns the path of a program of this project, as `cargo xtask build` leaves it.
+/// Returns the path of a program of this project, as `cargo xtask build` leaves it, or where it was
+/// copied to.
 #[must_use]
 pub fn binary(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../target/release")
-        .join(name)
+    match std::env::var_os("SMOLVM_TEST_PROGRAMS") {
+        Some(directory) => Path::new(&directory).join(name),
+        None => Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../target/release")
+            .join(name),
+    }
 }

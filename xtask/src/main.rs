@@ -5,6 +5,7 @@
 //!   test ──────── packages, build, then the tests, then those of `py`, then `skips`
 //!   py ────────── build, then the wheel and its tests, then `skips`
 //!   fuzz ──────── the seeds, then the targets of `fuzz` on a nightly compiler
+//!   kvm ───────── packages, build, then a command where KVM works
 //!   bench ─────── packages, build, then the figures of the library, then those of the wheel
 //!   ci ────────── lint, deps, test, by way of `.ci/run`
 //!   command       how a task runs a program                workspace   where things are
@@ -22,6 +23,7 @@ mod command;
 mod deps;
 mod fmt;
 mod fuzz;
+mod kvm;
 mod lint;
 mod packages;
 mod python;
@@ -92,6 +94,18 @@ const TASKS: &[Task] = &[
         arguments: "[TARGET] [--seconds N]",
         summary: "feed what is hostile to its readers, each target for 60 s or N; needs nightly",
         parse: fuzz::parse,
+    },
+    Task {
+        name: "kvm",
+        arguments: "-- COMMAND",
+        summary: "run a command where KVM works: here, or else in an emulated host that has it",
+        parse: kvm::parse,
+    },
+    Task {
+        name: "test-kvm",
+        arguments: "",
+        summary: "run the tests of the engine kvm, where KVM works",
+        parse: |words| alone(words, test::on_kvm),
     },
     Task {
         name: "bench",

@@ -24,7 +24,7 @@ use finder::Finder;
 /// A program that SmolVM or its tests start.
 #[derive(Debug, PartialEq, Eq)]
 struct Requirement {
-    /// Name of the program's file.
+    /// Name of the program's file, or an absolute path; see [`Finder::has`].
     program: &'static str,
     /// Debian package that holds it.
     package: &'static str,
@@ -108,6 +108,18 @@ const REQUIREMENTS: &[Requirement] = &[
         program: "ffprobe",
         package: "ffmpeg",
         reason: "measures the videos of the browser's tests",
+        needed_by: NeededBy::Testers,
+    },
+    Requirement {
+        program: "busybox",
+        package: "busybox-static",
+        reason: "begins the host in which KVM works, for the tests of the engine kvm",
+        needed_by: NeededBy::Testers,
+    },
+    Requirement {
+        program: "/lib/modules/*/kernel/fs/9p",
+        package: "linux-image-amd64",
+        reason: "is that host's kernel; it has its files from this host",
         needed_by: NeededBy::Testers,
     },
     Requirement {
@@ -233,7 +245,7 @@ fn needed(user: User) -> Vec<&'static Requirement> {
 /// Returns the requirements whose programs cannot be found.
 fn missing(finder: &Finder, user: User) -> Vec<&'static Requirement> {
     let mut missing = needed(user);
-    missing.retain(|requirement| !finder.has_program(requirement.program));
+    missing.retain(|requirement| !finder.has(requirement.program));
     missing
 }
 
@@ -317,7 +329,15 @@ mod tests {
         );
         assert_eq!(
             packages(&for_tests)[missing.len()..],
-            ["iproute2", "curl", "git", "chromium", "ffmpeg"]
+            [
+                "iproute2",
+                "curl",
+                "git",
+                "chromium",
+                "ffmpeg",
+                "busybox-static",
+                "linux-image-amd64"
+            ]
         );
     }
 
@@ -396,5 +416,16 @@ mod tests {
         let host = FakeHost::new("sbin", &["usr/sbin/mke2fs"]);
         let finder = Finder::new(host.root(), [PathBuf::from("/usr/bin")]);
         assert!(finder.has_program("mke2fs"));
+    }
+
+    #[test]
+    fn path_is_looked_for_with_any_name_in_place_of_the_star() {
+        let host = FakeHost::new("path", &[]);
+        let path = "/lib/modules/*/kernel/fs/9p";
+        assert!(!host.finder().has(path));
+        host.add_file("lib/modules/6.1-cloud/kernel/fs/ext4/ext4.ko", 0o644);
+        assert!(!host.finder().has(path));
+        host.add_file("lib/modules/6.1/kernel/fs/9p/9p.ko", 0o644);
+        assert!(host.finder().has(path));
     }
 }

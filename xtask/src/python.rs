@@ -211,7 +211,7 @@ fn wheel(workspace: &Workspace) -> Result<PathBuf, Box<dyn std::error::Error>> {
 }
 
 /// Makes a virtual environment with `packages`; one that is there is used again.
-fn environment(directory: &Path, packages: &[&str]) -> TaskResult {
+pub(crate) fn environment(directory: &Path, packages: &[&str]) -> TaskResult {
     if !directory.join("bin/python").exists() {
         let mut make = Command::new("python3");
         run_command(make.args(["-m", "venv"]).arg(directory))?;
@@ -231,6 +231,6 @@ fn install(environment: &Path, wheel: &Path) -> TaskResult {
 }
 
 /// Returns a program of a virtual environment.
-fn program(environment: &Path, name: &str) -> Command {
+pub(crate) fn program(environment: &Path, name: &str) -> Command {
     Command::new(environment.join("bin").join(name))
 }

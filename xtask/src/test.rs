@@ -6,13 +6,14 @@
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use crate::TaskResult;
 use crate::command::{CommandError, cargo, check, line, run as run_command, succeeds_quietly};
 use crate::skips::{self, Skip};
 use crate::workspace::Workspace;
-use crate::{build, packages, python, quickstart};
+use crate::{build, kvm, packages, python, quickstart};
 
 pub(crate) fn run(workspace: &Workspace) -> TaskResult {
     packages::run_for_tests(workspace)?;
@@ -27,6 +28,55 @@ pub(crate) fn run(workspace: &Workspace) -> TaskResult {
     skips.extend(python::tested(workspace)?);
     skips::report(&skips)?;
     Ok(())
+}
+
+/// Scenarios that run over the engine `kvm`, beside those that only it has; together they boot it
+/// some twenty times, which takes minutes in an emulated host.
+const SCENARIOS_ON_KVM: &[&str] = &[
+    "kvm",
+    "lifecycle::",
+    "death::killed_vmm",
+    "death::killed_supervisor",
+    "death::kernel_panic",
+    "files::",
+];
+
+/// Runs the tests of the engine `kvm` where KVM works.
+pub(crate) fn on_kvm(workspace: &Workspace) -> TaskResult {
+    packages::run_for_tests(workspace)?;
+    build::run(workspace)?;
+    quickstart::setup(workspace, &[])?;
+    scenarios_on_kvm(workspace)
+}
+
+fn scenarios_on_kvm(workspace: &Workspace) -> TaskResult {
+    let scenarios = scenarios(workspace)?;
+    let name = scenarios.file_name().ok_or("a program has a name")?;
+    let mut command = vec!["env".to_owned(), "SMOLVM_BACKEND=kvm".to_owned()];
+    command.push(name.to_string_lossy().into_owned());
+    // One after the other: each has the host for itself, whose clocks run slowly enough.
+    command.extend(["--include-ignored", "--test-threads=1"].map(str::to_owned));
+    command.extend(SCENARIOS_ON_KVM.iter().map(|&name| name.to_owned()));
+    kvm::run(workspace, &command, &[scenarios])
+}
+
+/// Builds the scenarios and returns their program.
+fn scenarios(workspace: &Workspace) -> Result<PathBuf, Box<dyn std::error::Error>> {
+    let mut build = cargo(workspace, &["test", "--no-run", "--locked"]);
+    build.args(["--package", "smolvm-tests", "--test", "scenarios"]);
+    build.args(["--message-format", "json"]);
+    build.stderr(Stdio::inherit());
+    let output = build.output()?;
+    check(&build, output.status)?;
+    // Of each program that was built, cargo tells the path, in a document of one line.
+    let output = String::from_utf8(output.stdout)?;
+    let mut paths = output.lines().filter_map(|line| {
+        let (_, rest) = line.split_once("\"executable\":\"")?;
+        rest.split_once('"').map(|(path, _)| PathBuf::from(path))
+    });
+    paths
+        .next_back()
+        .ok_or_else(|| "cargo built no scenarios".into())
 }
 
 fn with_nextest(workspace: &Workspace) -> Result<Vec<Skip>, Box<dyn std::error::Error>> {

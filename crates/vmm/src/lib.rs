@@ -7,6 +7,7 @@
 //!   memory    the guest's memory                                            `unsafe` lives here,
 //!   kvm       everything that talks to /dev/kvm                             here
 //!   sys       clocks and instructions of the host's processor               and here
+//!   jail      what is left to a monitor that its guest has taken over
 //!   probe     whether this host's KVM can be believed
 //! ```
 //!
@@ -19,6 +20,7 @@ compile_error!("smolvm-vmm runs on x86-64 Linux only");
 
 mod boot;
 mod devices;
+mod jail;
 mod kvm;
 pub mod machine;
 mod memory;

@@ -44,6 +44,8 @@ use crate::devices::virtio::device::{DeviceInterrupt, VirtioDevice};
 use crate::devices::virtio::network::NetworkDevice;
 use crate::devices::virtio::random::RandomDevice;
 use crate::devices::virtio::transport::{DOORBELL, Slot};
+use crate::jail::filters::ThreadKind;
+use crate::jail::{self, JailError};
 use crate::kvm::{KvmError, KvmMachine, Vcpu};
 use crate::memory::{GuestRam, MemoryError};
 
@@ -97,6 +99,9 @@ pub(crate) enum StartError {
     /// What the kernel is told does not fit into its memory.
     #[error("write what the kernel is told")]
     Tables(#[from] GuestMemoryError),
+    /// This process could not be confined.
+    #[error("confine the monitor")]
+    Jail(#[from] JailError),
     /// A thread or an event of ours could not be made.
     #[error("{step}")]
     Host {
@@ -152,15 +157,15 @@ impl Machine {
             slots.push(slot);
         }
         let disks = description.disks.len();
+        let vcpus = vcpus(&kvm, description.vcpus, &loaded.entry)?;
+        let power_button = kvm.interrupt(layout::POWER_BUTTON_INTERRUPT)?;
+        // All files are open. The threads begin with what is left to this one.
+        jail::give_up()?;
         let platform = Arc::new(Platform::new(serial, slots));
         workers::start(&platform, doorbells, disks).map_err(host("start the devices' threads"))?;
-        let power_button = kvm.interrupt(layout::POWER_BUTTON_INTERRUPT)?;
-        let processors = Processors::start(
-            vcpus(&kvm, description.vcpus, &loaded.entry)?,
-            &platform,
-            ends,
-        )
-        .map_err(host("start the processors' threads"))?;
+        let processors = Processors::start(vcpus, &platform, ends)
+            .map_err(host("start the processors' threads"))?;
+        jail::confine(ThreadKind::Control)?;
         Ok(Self {
             platform,
             processors,

@@ -36,6 +36,22 @@ impl Finder {
         }
     }
 
+    /// Tells whether the host has a program of this name, or something at this absolute path, in
+    /// which one `*` stands for any one name.
+    pub(super) fn has(&self, name: &str) -> bool {
+        let Some(path) = name.strip_prefix('/') else {
+            return self.has_program(name);
+        };
+        match path.split_once("*/") {
+            None => self.root.join(path).exists(),
+            Some((above, below)) => fs::read_dir(self.root.join(above)).is_ok_and(|entries| {
+                entries
+                    .flatten()
+                    .any(|entry| entry.path().join(below).exists())
+            }),
+        }
+    }
+
     /// Tells whether the host has an executable file of this name.
     pub(super) fn has_program(&self, name: &str) -> bool {
         self.directories.iter().any(|directory| {

@@ -15,10 +15,12 @@ mod control;
 
 use std::ffi::OsString;
 use std::io;
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use rustix::process::Signal;
 use smolvm_protocol::vmm::{
     AGENT_FD, CONSOLE_FD, CONTROL_FD, Disk, MachineDescription, MachineEnd, NETWORK_FD,
     NetworkInterface, Request,
@@ -187,8 +189,11 @@ impl KvmMachine {
         let Err(error) = self.control.ask(&request).await else {
             return Ok(());
         };
-        let mut message = error.to_string();
-        // One that has ended without an answer has said why on its error output.
+        // One that has ended without an answer has said why on its error output, or by its status.
+        let mut message = match error.kind() {
+            io::ErrorKind::BrokenPipe => describe_end(&self.child.wait().await),
+            _ => error.to_string(),
+        };
         let _ended_already = self.child.start_kill();
         for line in (&mut self.messages).await.unwrap_or_default() {
             message.push_str("; ");
@@ -225,11 +230,19 @@ fn classify(
         _ => {}
     }
     MachineExit::VmmEnded {
-        status: match status {
-            Ok(status) => status.to_string(),
-            Err(error) => error.to_string(),
-        },
+        status: describe_end(status),
         messages,
+    }
+}
+
+/// Says how the monitor has ended, for people.
+fn describe_end(status: &io::Result<ExitStatus>) -> String {
+    match status {
+        Ok(status) if status.signal() == Some(Signal::SYS.as_raw()) => {
+            "its jail ended it, for a system call that it has no use for (SIGSYS)".to_owned()
+        }
+        Ok(status) => status.to_string(),
+        Err(error) => error.to_string(),
     }
 }
 

@@ -13,6 +13,8 @@ use smolvm_protocol::vmm::{
 };
 
 use super::{Connections, Machine};
+use crate::jail;
+use crate::jail::filters::ThreadKind;
 use crate::sys::inherited_socket;
 
 /// What the main thread waits for.
@@ -97,19 +99,20 @@ fn boot(
     events: &Sender<Event>,
 ) -> Result<Machine, String> {
     let (ends, ended) = channel();
-    let machine = Machine::start(description, connections, &ends).map_err(|error| chain(&error))?;
     let events = events.clone();
     let pass_on = move || {
+        jail::confine_or_end(ThreadKind::Listener);
         if let Ok(end) = ended.recv() {
             // The main thread is there as long as the process.
             let _unheard = events.send(Event::Ended(end));
         }
     };
+    // Started first: nothing can be started any more when the machine runs.
     thread::Builder::new()
         .name("end".to_owned())
         .spawn(pass_on)
         .map_err(|error| format!("start a thread: {error}"))?;
-    Ok(machine)
+    Machine::start(description, connections, &ends).map_err(|error| chain(&error))
 }
 
 fn answer(machine: &Machine, request: &Request) -> Reply {
@@ -137,6 +140,7 @@ fn refusal(message: &str) -> Reply {
 fn listen(control: &UnixStream, events: Sender<Event>) -> io::Result<()> {
     let mut lines = BufReader::new(control.try_clone()?);
     let hear = move || {
+        jail::confine_or_end(ThreadKind::Listener);
         loop {
             let event = next(&mut lines);
             let is_last = matches!(event, Event::Gone);

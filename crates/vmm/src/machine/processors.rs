@@ -11,6 +11,8 @@ use vmm_sys_util::signal::{Killable as _, SIGRTMIN, register_signal_handler};
 
 use super::platform::Platform;
 use crate::devices::power::PowerRequest;
+use crate::jail;
+use crate::jail::filters::ThreadKind;
 use crate::kvm::{Exit, Vcpu};
 
 /// How often a processor that is to stand still is called again: a signal that comes just before
@@ -79,6 +81,7 @@ impl Processors {
             let (platform, ends, order) = (platform.clone(), ends.clone(), order.clone());
             let thread = Builder::new().name(format!("vcpu-{index}"));
             threads.push(thread.spawn(move || {
+                jail::confine_or_end(ThreadKind::Processor);
                 let end = run(vcpu, &platform, &order);
                 // Nobody listens when the process ends.
                 let _unheard = ends.send(end);

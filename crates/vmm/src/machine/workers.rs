@@ -12,6 +12,8 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::platform::Platform;
+use crate::jail;
+use crate::jail::filters::ThreadKind;
 
 /// Events taken at once.
 const EVENTS: usize = 16;
@@ -73,9 +75,10 @@ fn spawn(name: String, platform: &Arc<Platform>, watches: Vec<Watch>) -> io::Res
         }
     }
     let platform = platform.clone();
-    Builder::new()
-        .name(name)
-        .spawn(move || work(&epoll, &platform, &watches))?;
+    Builder::new().name(name).spawn(move || {
+        jail::confine_or_end(ThreadKind::Devices);
+        work(&epoll, &platform, &watches);
+    })?;
     Ok(())
 }
 

@@ -101,7 +101,7 @@ fn every_command_has_a_secret_s_placeholder_and_no_process_its_value() {
     ];
     assert_eq!(host.smolvm(&own).ok().text(), "own\n");
 
-    let environments: Vec<Vec<u8>> = [host.process("supervise"), host.process("qemu-system")]
+    let environments: Vec<Vec<u8>> = [host.process("supervise"), host.vmm()]
         .iter()
         .map(|process| std::fs::read(format!("/proc/{process}/environ")).expect("alive"))
         .collect();

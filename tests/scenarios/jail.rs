@@ -69,7 +69,7 @@ fn no_file_grows_beyond_its_limit() {
 fn running_vmm_has_no_new_privileges_a_filter_and_no_environment() {
     let host = Host::new();
     host.start("box", &[]);
-    let vmm = host.process("qemu-system");
+    let vmm = host.vmm();
     let status = fs::read_to_string(format!("/proc/{vmm}/status")).expect("alive");
     assert!(status.contains("NoNewPrivs:\t1"), "{status}");
     // 2 is filter mode (proc(5), `Seccomp`).

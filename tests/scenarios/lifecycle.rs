@@ -95,7 +95,7 @@ fn guest_has_the_hosts_time_also_when_its_machine_was_held_up() {
     let host = Host::new();
     host.start("box", &[]);
     assert_same_time(&host);
-    hold_up(host.process("qemu-system"), Duration::from_secs(3));
+    hold_up(host.vmm(), Duration::from_secs(3));
     assert_same_time(&host);
 }
 

@@ -212,6 +212,24 @@ impl Host {
         .collect()
     }
 
+    /// Returns the process of the one machine that runs.
+    ///
+    /// # Panics
+    ///
+    /// When there is none.
+    #[must_use]
+    pub fn vmm(&self) -> u32 {
+        let processes = self.processes();
+        let is_vmm = |line: &str| {
+            let program = line.split(' ').next().unwrap_or_default();
+            program.ends_with("qemu-system-x86_64") || program.ends_with("smolvm-vmm")
+        };
+        let found = processes.iter().find(|(_, line)| is_vmm(line));
+        found
+            .unwrap_or_else(|| panic!("no process is a VMM: {processes:?}"))
+            .0
+    }
+
     /// Returns the process whose command line contains `word`.
     ///
     /// # Panics

@@ -12,7 +12,7 @@ pub(crate) struct Tail {
     lines: VecDeque<String>,
     partial: Vec<u8>,
     watched: Option<&'static str>,
-    has_seen_watched: bool,
+    seen: Option<String>,
 }
 
 impl Tail {
@@ -23,19 +23,19 @@ impl Tail {
             lines: VecDeque::new(),
             partial: Vec::new(),
             watched: None,
-            has_seen_watched: false,
+            seen: None,
         }
     }
 
-    /// Returns the same tail, which from now on watches for a line with `words`.
+    /// Returns the same tail, which from now on watches for the first line with `words`.
     pub(crate) const fn watching(mut self, words: &'static str) -> Self {
         self.watched = Some(words);
         self
     }
 
-    /// Returns whether a line with the watched words has ended, kept still or not.
-    pub(crate) const fn has_seen_watched(&self) -> bool {
-        self.has_seen_watched
+    /// Returns what followed the watched words on the first line with them, kept still or not.
+    pub(crate) fn seen(&self) -> Option<&str> {
+        self.seen.as_deref()
     }
 
     /// Takes in the next bytes of the stream.
@@ -55,7 +55,11 @@ impl Tail {
         if line.is_empty() {
             return;
         }
-        self.has_seen_watched |= self.watched.is_some_and(|words| line.contains(words));
+        if let (Some(words), None) = (self.watched, &self.seen) {
+            self.seen = line
+                .split_once(words)
+                .map(|(_, after)| after.trim().to_owned());
+        }
         if self.lines.len() == self.max_lines {
             self.lines.pop_front();
         }
@@ -117,9 +121,9 @@ mod tests {
     fn watched_words_are_remembered_when_their_line_is_gone() {
         let mut tail = Tail::new(1).watching("panic");
         tail.push(b"all well\n");
-        assert!(!tail.has_seen_watched());
-        tail.push(b"a panic\nand more\n");
-        assert!(tail.has_seen_watched());
+        assert_eq!(tail.seen(), None);
+        tail.push(b"a panic: of ours\nand more\n");
+        assert_eq!(tail.seen(), Some(": of ours"));
         assert_eq!(tail.lines(), ["and more"]);
     }
 

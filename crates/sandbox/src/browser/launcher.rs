@@ -142,7 +142,7 @@ pub(super) async fn await_ready(sandbox: &Sandbox) -> Result<Readiness, AccessEr
         match output.next().await? {
             JobEvent::Output(Output::Stdout(bytes)) => {
                 said.push(&bytes);
-                if said.has_seen_watched() {
+                if said.seen().is_some() {
                     return Ok(Readiness::Ready);
                 }
             }

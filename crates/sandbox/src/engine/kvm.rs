@@ -75,6 +75,9 @@ fn start(plan: &BootPlan) -> Result<KvmMachine, BootError> {
     let (network, network_fd) = network.map_err(BootError::Socket)?.unzip();
     let mut arguments = vec![OsString::from("run")];
     arguments.extend(plan.network.map(|_| OsString::from("--network")));
+    // For whoever looks at the host's processes.
+    let disk = plan.overlay.as_ref().unwrap_or(&plan.root_image);
+    arguments.extend([OsString::from("--label"), disk.into()]);
     let jail = JailPlan::for_kvm(program, arguments, plan);
     let inherited = [
         (agent_fd, AGENT_FD),

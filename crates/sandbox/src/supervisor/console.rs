@@ -14,7 +14,7 @@ use crate::text::Tail;
 const TAIL_LINES: usize = 60;
 
 /// How a Linux kernel's last words begin (kernel/panic.c).
-const PANIC_WORDS: &str = "Kernel panic - not syncing";
+const PANIC_WORDS: &str = "Kernel panic - not syncing:";
 
 /// How long what a machine wrote may take to be read once it has ended.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -26,12 +26,12 @@ pub(super) struct ConsoleTail {
 }
 
 impl ConsoleTail {
-    /// Returns the last lines, and whether a kernel's last words were among all of them. Call
-    /// when the machine has ended.
-    pub(super) async fn finish(&mut self) -> (Vec<String>, bool) {
+    /// Returns the last lines, and the reason of a kernel whose last words were among all of them.
+    /// Call when the machine has ended.
+    pub(super) async fn finish(&mut self) -> (Vec<String>, Option<String>) {
         match tokio::time::timeout(PATIENCE, &mut self.reader).await {
-            Ok(Ok(tail)) => (tail.lines(), tail.has_seen_watched()),
-            _ => (Vec::new(), false),
+            Ok(Ok(tail)) => (tail.lines(), tail.seen().map(str::to_owned)),
+            _ => (Vec::new(), None),
         }
     }
 }

@@ -590,11 +590,11 @@ impl Driver {
 
     /// Records how the machine ended.
     async fn end(mut self, exit: MachineExit) -> Ended {
-        let (console_tail, has_panicked) = self.console.finish().await;
+        let (console_tail, panic) = self.console.finish().await;
         if let Some(network) = self.network.take() {
             network.finish().await;
         }
-        let (kind, message) = ending::describe(&exit, has_panicked, self.stopping.is_some());
+        let (kind, message) = ending::describe(&exit, panic.as_deref(), self.stopping.is_some());
         let message = self.expiry.take().unwrap_or(message);
         let failure = self.failure.take();
         let transition = match kind {

@@ -13,17 +13,23 @@ use crate::record::SandboxDir;
 use crate::store::{SandboxLock, Store, remove_if_there};
 use crate::text;
 
-/// Says in one line how a machine ended.
+/// Characters of a kernel's reason for its panic that are told.
+const MAX_PANIC_CHARS: usize = 200;
+
+/// Says in one line how a machine ended; `panic` is why its kernel panicked.
 pub(super) fn describe(
     exit: &MachineExit,
-    has_panicked: bool,
+    panic: Option<&str>,
     was_stopped: bool,
 ) -> (MachineEndKind, String) {
-    match exit {
-        _ if has_panicked => (
+    if let Some(reason) = panic {
+        let reason = text::excerpt(reason, MAX_PANIC_CHARS);
+        return (
             MachineEndKind::GuestPanicked,
-            "the guest's kernel panicked".to_owned(),
-        ),
+            format!("the guest's kernel panicked: {reason}"),
+        );
+    }
+    match exit {
         _ if was_stopped => (MachineEndKind::Stopped, "stopped".to_owned()),
         MachineExit::PoweredOff => (
             MachineEndKind::PoweredOff,

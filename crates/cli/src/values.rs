@@ -12,6 +12,8 @@ use smolvm_sandbox::{
     NetworkName, NetworkPolicy, PolicyTextError, Rule, RuleError, SandboxId, VcpuCount,
 };
 
+use crate::output;
+
 /// Parses a size with an optional unit; a bare number is MiB.
 fn mebibytes(text: &str) -> Result<u64, String> {
     let expected = || format!("{text:?} is not a size: use a number of MiB, or a unit as in 1G");
@@ -143,10 +145,18 @@ fn rule_of(action: &str, text: &str) -> Result<Rule, String> {
     rule(&format!("{action} {text}"))
 }
 
-/// Parses the name of an engine.
+/// Parses the name of an engine. Those of other programs that want KVM stand for what this one has
+/// in their place: the engine `kvm` where KVM is usable, as for `auto`.
 pub(crate) fn engine(text: &str) -> Result<EngineChoice, String> {
     match text {
-        "firecracker" | "vz" | "libkrun" => Err(format!(
+        "firecracker" | "libkrun" => {
+            output::error_line(&format!(
+                "note: {text} is not a part of this program; its own engine kvm takes its place, \
+                 where KVM is usable"
+            ));
+            Ok(EngineChoice::Auto)
+        }
+        "vz" => Err(format!(
             "this version has no engine {text:?}; it has kvm and qemu"
         )),
         _ => text
@@ -338,7 +348,7 @@ mod tests {
 
     #[test]
     fn engines_of_other_versions_are_named_as_absent() {
-        let message = engine("firecracker").expect_err("not part of this version");
+        let message = engine("vz").expect_err("not part of this version");
         assert!(message.contains("it has kvm and qemu"), "{message}");
     }
 

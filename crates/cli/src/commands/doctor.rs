@@ -92,8 +92,9 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<Report, Failure
     let mut checks = vec![machine::architecture()];
     let choice = machine::accelerator(installation).await;
     checks.push(machine::kvm(&choice));
-    checks.extend(machine::qemu(installation).await);
-    checks.push(machine::engine(&choice, installation));
+    let resolved = machine::resolved(&choice, requested);
+    checks.extend(machine::qemu(installation, resolved).await);
+    checks.push(machine::engine(&choice, requested, installation));
     checks.push(machine::file_restriction());
     checks.push(files::vmm(installation));
     checks.push(files::agent(installation));
@@ -106,16 +107,23 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<Report, Failure
     if args.self_test {
         checks.push(self_test::run(requested, context).await);
     }
-    Ok(report(&checks, requested, args.strict, context))
+    let engines = (requested, resolved);
+    Ok(report(&checks, engines, args.strict, context))
 }
 
-fn report(checks: &[Check], requested: EngineChoice, is_strict: bool, context: &Context) -> Report {
+/// Returns what was found; `engines` are the one asked for and the one that it means.
+fn report(
+    checks: &[Check],
+    (requested, resolved): (EngineChoice, EngineChoice),
+    is_strict: bool,
+    context: &Context,
+) -> Report {
     let count = |status| checks.iter().filter(|check| check.status == status).count();
     let (failures, warnings) = (count(Status::Fail), count(Status::Warn));
     let is_ok = failures == 0 && (warnings == 0 || !is_strict);
     let data = json!({
         "backend_requested": requested,
-        "backend_resolved": machine::RESOLVED_ENGINE,
+        "backend_resolved": resolved.as_str(),
         "system": "Linux",
         "arch": std::env::consts::ARCH,
         "checks": checks,

@@ -76,11 +76,11 @@ fn unknown_image_names_the_known_ones() {
 #[test]
 fn engine_of_another_version_is_said_to_be_absent() {
     let home = Home::new();
-    let flag = home.run(&["run", "--engine", "firecracker", "true"]);
-    refused(&flag, 2, "this version has no engine \"firecracker\"");
+    let flag = home.run(&["run", "--engine", "vz", "true"]);
+    refused(&flag, 2, "this version has no engine \"vz\"");
     let variable = home
         .command(&["list"])
-        .env("SMOLVM_BACKEND", "firecracker")
+        .env("SMOLVM_BACKEND", "vz")
         .output()
         .expect("smolvm starts");
     refused(
@@ -88,6 +88,19 @@ fn engine_of_another_version_is_said_to_be_absent() {
         1,
         "SMOLVM_BACKEND: this version has no engine",
     );
+}
+
+#[test]
+fn engine_of_another_program_is_replaced_by_ours_and_that_is_said() {
+    let home = Home::new();
+    let listed = home
+        .command(&["list", "--json"])
+        .env("SMOLVM_BACKEND", "firecracker")
+        .output()
+        .expect("smolvm starts");
+    assert!(listed.status.success());
+    let said = String::from_utf8_lossy(&listed.stderr);
+    assert!(said.contains("note: firecracker is not a part"), "{said}");
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! Checks of what runs guests: the processor, KVM, QEMU, and what confines them.
 
-use smolvm_sandbox::Installation;
 use smolvm_sandbox::accelerator::{self, AcceleratorChoice, AcceleratorError};
 use smolvm_sandbox::engine::Accelerator;
 use smolvm_sandbox::engine::qemu::{self, MIN_VERSION};
 use smolvm_sandbox::jail::{self, FileRestriction};
 use smolvm_sandbox::probe::KvmVerdict;
+use smolvm_sandbox::{EngineChoice, Installation};
 
 use super::Check;
 use crate::hints::INSTALL_QEMU;
@@ -13,9 +13,6 @@ use crate::text;
 
 /// Number of the group `root` (group(5)).
 const ROOT_GROUP: u32 = 0;
-
-/// The engine that `auto` means in this version, which has no other.
-pub(super) const RESOLVED_ENGINE: &str = "qemu";
 
 /// What choosing an accelerator came to.
 pub(super) type Choice = Result<AcceleratorChoice, AcceleratorError>;
@@ -97,11 +94,14 @@ pub(super) fn kvm(choice: &Choice) -> Check {
     }
 }
 
-/// Checks QEMU and its own confinement.
-pub(super) async fn qemu(installation: &Installation) -> Vec<Check> {
+/// Checks QEMU and its own confinement; the engine `kvm` does without.
+pub(super) async fn qemu(installation: &Installation, engine: EngineChoice) -> Vec<Check> {
     let Some(program) = &installation.qemu else {
         let detail = "qemu-system-x86_64 is not installed";
-        return vec![Check::fail("qemu", detail, INSTALL_QEMU)];
+        return vec![match engine {
+            EngineChoice::Kvm => Check::pass("qemu", format!("{detail}, and not needed")),
+            _ => Check::fail("qemu", detail, INSTALL_QEMU),
+        }];
     };
     let facts = match qemu::inspect(program).await {
         Ok(facts) => facts,
@@ -130,19 +130,39 @@ pub(super) async fn qemu(installation: &Installation) -> Vec<Check> {
     vec![version, seccomp]
 }
 
+/// Returns the engine that a request means on this host.
+pub(super) fn resolved(choice: &Choice, requested: EngineChoice) -> EngineChoice {
+    let has_kvm = matches!(choice, Ok(choice) if choice.accelerator == Accelerator::Kvm);
+    match requested {
+        EngineChoice::Auto if has_kvm => EngineChoice::Kvm,
+        EngineChoice::Auto => EngineChoice::Qemu,
+        named => named,
+    }
+}
+
 /// Says which engine is used, and why.
-pub(super) fn engine(choice: &Choice, installation: &Installation) -> Check {
-    match choice {
-        Ok(choice) if installation.qemu.is_some() => Check::pass(
+pub(super) fn engine(
+    choice: &Choice,
+    requested: EngineChoice,
+    installation: &Installation,
+) -> Check {
+    let fail = || Check::fail("engine", "none can run yet", "see the checks above");
+    let Ok(found) = choice else {
+        return fail();
+    };
+    match (resolved(choice, requested), found.accelerator) {
+        (EngineChoice::Kvm, Accelerator::Kvm) => Check::pass("engine", "kvm"),
+        (EngineChoice::Kvm, Accelerator::SoftwareEmulation) => Check::fail(
             "engine",
-            match choice.accelerator {
-                Accelerator::Kvm => format!("{RESOLVED_ENGINE} with KVM"),
-                Accelerator::SoftwareEmulation => {
-                    format!("{RESOLVED_ENGINE} with software emulation, since KVM is not usable")
-                }
-            },
+            format!("kvm is asked for, and cannot be: {}", found.reason),
+            "leave the choice to SmolVM, or use QEMU: --engine qemu",
         ),
-        _ => Check::fail("engine", "none can run yet", "see the checks above"),
+        _ if installation.qemu.is_none() => fail(),
+        (_, Accelerator::Kvm) => Check::pass("engine", "qemu with KVM"),
+        (_, Accelerator::SoftwareEmulation) => Check::pass(
+            "engine",
+            "qemu with software emulation, since KVM is not usable",
+        ),
     }
 }
 

@@ -145,14 +145,14 @@ fn rule_of(action: &str, text: &str) -> Result<Rule, String> {
     rule(&format!("{action} {text}"))
 }
 
-/// Parses the name of an engine. Those of other programs that want KVM stand for what this one has
-/// in their place: the engine `kvm` where KVM is usable, as for `auto`.
+/// Parses the name of an engine. Those of other programs that want KVM stand for `auto`, which uses
+/// it where it is usable.
 pub(crate) fn engine(text: &str) -> Result<EngineChoice, String> {
     match text {
         "firecracker" | "libkrun" => {
             output::error_line(&format!(
-                "note: {text} is not a part of this program; its own engine kvm takes its place, \
-                 where KVM is usable"
+                "note: {text} is not a part of this program, which takes the best engine of its \
+                 own instead, as for auto"
             ));
             Ok(EngineChoice::Auto)
         }

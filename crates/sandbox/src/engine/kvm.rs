@@ -226,7 +226,10 @@ fn classify(
     let has_succeeded = status.as_ref().is_ok_and(ExitStatus::success);
     match end {
         Some(MachineEnd::PoweredOff) if has_succeeded => return MachineExit::PoweredOff,
-        Some(MachineEnd::Reset) if has_succeeded => return MachineExit::Reset,
+        Some(MachineEnd::Reset) if has_succeeded => {
+            tracing::info!(?messages, "the guest has reset itself");
+            return MachineExit::Reset;
+        }
         Some(MachineEnd::Failed { message }) => {
             messages.push(crate::text::excerpt(&message, control::MAX_MESSAGE_CHARS));
         }

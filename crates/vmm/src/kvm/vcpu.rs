@@ -36,11 +36,12 @@ const MTRR_ENABLED_WRITE_BACK: u64 = 1 << 11 | 6;
 const FPU_CONTROL_WORD: u16 = 0x37f;
 const MXCSR: u32 = 0x1f80;
 
-// The local APIC's registers for its two inputs (Intel SDM volume 3, §11.5.1): a PC's old
-// controller is at the first, the non-maskable interrupt at the second.
+// The local APIC's registers for its two inputs (Intel SDM volume 3, §11.5.1). At the first is a
+// PC's old controller, which a hardware-reduced machine does not have: nobody sets up KVM's, so
+// what it would pass on has the vectors of exceptions. At the second is the non-maskable interrupt.
 const APIC_LVT_LINT0: usize = 0x350;
 const APIC_LVT_LINT1: usize = 0x360;
-const DELIVERY_EXTERNAL: u32 = 0x700;
+const DELIVERY_EXTERNAL_MASKED: u32 = 0x1_0700;
 const DELIVERY_NMI: u32 = 0x400;
 
 /// Why a processor left the guest.
@@ -119,7 +120,10 @@ impl Vcpu {
     /// Returns what the processor was doing, for people.
     pub(crate) fn describe(&self) -> String {
         match self.fd.get_regs() {
-            Ok(registers) => format!("rip {:#x}, rsp {:#x}", registers.rip, registers.rsp),
+            Ok(registers) => format!(
+                "rip {:#x}, rsp {:#x}, rflags {:#x}",
+                registers.rip, registers.rsp, registers.rflags
+            ),
             Err(error) => format!("registers unknown: {}", io::Error::from(error)),
         }
     }
@@ -196,7 +200,7 @@ fn set_local_interrupts(fd: &VcpuFd) -> Result<(), KvmError> {
     let step = "set a processor's local interrupts";
     let mut apic = fd.get_lapic().map_err(refused(step))?;
     for (register, delivery) in [
-        (APIC_LVT_LINT0, DELIVERY_EXTERNAL),
+        (APIC_LVT_LINT0, DELIVERY_EXTERNAL_MASKED),
         (APIC_LVT_LINT1, DELIVERY_NMI),
     ] {
         // The registers are kept as characters, whose sign says nothing.

@@ -147,7 +147,11 @@ fn run(mut vcpu: Vcpu, platform: &Platform, order: &Order) -> MachineEnd {
                 order.obey();
                 None
             }
-            Exit::Reset => Some(PowerRequest::Reset),
+            Exit::Reset => {
+                // A kernel that resets on purpose may do it like this, one that is lost does, too.
+                eprintln!("smolvm-vmm: triple fault, {}", vcpu.describe());
+                Some(PowerRequest::Reset)
+            }
             Exit::Failed(what) => {
                 let state = vcpu.describe();
                 return MachineEnd::Failed {

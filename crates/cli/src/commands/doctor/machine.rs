@@ -130,11 +130,9 @@ pub(super) async fn qemu(installation: &Installation, engine: EngineChoice) -> V
     vec![version, seccomp]
 }
 
-/// Returns the engine that a request means on this host.
-pub(super) fn resolved(choice: &Choice, requested: EngineChoice) -> EngineChoice {
-    let has_kvm = matches!(choice, Ok(choice) if choice.accelerator == Accelerator::Kvm);
+/// Returns the engine that a request means.
+pub(super) const fn resolved(requested: EngineChoice) -> EngineChoice {
     match requested {
-        EngineChoice::Auto if has_kvm => EngineChoice::Kvm,
         EngineChoice::Auto => EngineChoice::Qemu,
         named => named,
     }
@@ -150,7 +148,7 @@ pub(super) fn engine(
     let Ok(found) = choice else {
         return fail();
     };
-    match (resolved(choice, requested), found.accelerator) {
+    match (resolved(requested), found.accelerator) {
         (EngineChoice::Kvm, Accelerator::Kvm) => Check::pass("engine", "kvm"),
         (EngineChoice::Kvm, Accelerator::SoftwareEmulation) => Check::fail(
             "engine",

@@ -8,6 +8,7 @@ use std::process::Command;
 
 use crate::TaskResult;
 use crate::command::{cargo, run as run_command};
+use crate::packages::Purpose;
 use crate::workspace::Workspace;
 use crate::{build, packages, python, quickstart};
 
@@ -32,7 +33,7 @@ const GUEST_PROGRAM: &[&str] = &[
 ];
 
 pub(crate) fn run(workspace: &Workspace) -> TaskResult {
-    packages::run_for_tests(workspace)?;
+    packages::run_for(workspace, Purpose::Test)?;
     build::run(workspace)?;
     quickstart::setup(workspace, &[])?;
     run_command(&mut cargo(workspace, PROGRAM))?;

@@ -20,6 +20,7 @@ use std::time::Duration;
 use std::{env, thread};
 
 use crate::command::{CommandError, check, line, run as run_command};
+use crate::packages::Purpose;
 use crate::workspace::Workspace;
 use crate::{Run, TaskResult, build, packages, python};
 
@@ -55,7 +56,7 @@ pub(crate) fn parse(words: &[String]) -> Option<Run> {
     }
     let command = command.to_vec();
     Some(Box::new(move |workspace| {
-        packages::run_for_tests(workspace)?;
+        packages::run_for(workspace, Purpose::TestOnKvm)?;
         build::run(workspace)?;
         run(workspace, &command, &[])
     }))

@@ -40,13 +40,26 @@ enum NeededBy {
     OrdinaryUsers,
     /// Those who run the tests or the benchmarks.
     Testers,
+    /// Those who run something where KVM works.
+    KvmTesters,
+}
+
+/// What the packages are to be there for; each needs what those before it need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Purpose {
+    /// Using SmolVM.
+    Use,
+    /// Its tests and benchmarks.
+    Test,
+    /// Running something where KVM works, which can take another kernel.
+    TestOnKvm,
 }
 
 /// Who is to have what is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct User {
     is_root: bool,
-    is_tester: bool,
+    purpose: Purpose,
 }
 
 const REQUIREMENTS: &[Requirement] = &[
@@ -114,13 +127,13 @@ const REQUIREMENTS: &[Requirement] = &[
         program: "busybox",
         package: "busybox-static",
         reason: "begins the host in which KVM works, for the tests of the engine kvm",
-        needed_by: NeededBy::Testers,
+        needed_by: NeededBy::KvmTesters,
     },
     Requirement {
         program: "/lib/modules/*/kernel/fs/9p",
         package: "linux-image-amd64",
         reason: "is that host's kernel; it has its files from this host",
-        needed_by: NeededBy::Testers,
+        needed_by: NeededBy::KvmTesters,
     },
     Requirement {
         program: "newuidmap",
@@ -177,19 +190,15 @@ const INSTALLING: &str = "xtask-installing-packages";
 
 /// Installs what SmolVM needs.
 pub(crate) fn run(workspace: &Workspace) -> TaskResult {
-    install(workspace, false)
+    run_for(workspace, Purpose::Use)
 }
 
-/// Installs what SmolVM, its tests and its benchmarks need.
-pub(crate) fn run_for_tests(workspace: &Workspace) -> TaskResult {
-    install(workspace, true)
-}
-
-fn install(workspace: &Workspace, is_tester: bool) -> TaskResult {
+/// Installs what this purpose needs.
+pub(crate) fn run_for(workspace: &Workspace, purpose: Purpose) -> TaskResult {
     let finder = Finder::of_host();
     let user = User {
         is_root: is_root(),
-        is_tester,
+        purpose,
     };
     let installing = workspace.target().join(INSTALLING);
     let wanted = if installing.exists() {
@@ -237,7 +246,8 @@ fn needed(user: User) -> Vec<&'static Requirement> {
     let is_needed = |requirement: &&Requirement| match requirement.needed_by {
         NeededBy::Everyone => true,
         NeededBy::OrdinaryUsers => !user.is_root,
-        NeededBy::Testers => user.is_tester,
+        NeededBy::Testers => user.purpose >= Purpose::Test,
+        NeededBy::KvmTesters => user.purpose >= Purpose::TestOnKvm,
     };
     REQUIREMENTS.iter().filter(is_needed).collect()
 }
@@ -291,12 +301,12 @@ mod tests {
 
     const ROOT: User = User {
         is_root: true,
-        is_tester: false,
+        purpose: Purpose::Use,
     };
 
     const ORDINARY: User = User {
         is_root: false,
-        is_tester: false,
+        purpose: Purpose::Use,
     };
 
     fn packages(missing: &[&Requirement]) -> Vec<&'static str> {
@@ -323,7 +333,7 @@ mod tests {
         let for_tests = super::missing(
             &host.finder(),
             User {
-                is_tester: true,
+                purpose: Purpose::TestOnKvm,
                 ..ROOT
             },
         );

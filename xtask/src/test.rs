@@ -11,12 +11,13 @@ use std::process::{Command, Stdio};
 
 use crate::TaskResult;
 use crate::command::{CommandError, cargo, check, line, run as run_command, succeeds_quietly};
+use crate::packages::Purpose;
 use crate::skips::{self, Skip};
 use crate::workspace::Workspace;
 use crate::{build, kvm, packages, python, quickstart};
 
 pub(crate) fn run(workspace: &Workspace) -> TaskResult {
-    packages::run_for_tests(workspace)?;
+    packages::run_for(workspace, Purpose::Test)?;
     build::run(workspace)?;
     quickstart::setup(workspace, &["--browser"])?;
     let has_nextest = succeeds_quietly(&mut cargo(workspace, &["nextest", "--version"]));
@@ -43,7 +44,7 @@ const SCENARIOS_ON_KVM: &[&str] = &[
 
 /// Runs the tests of the engine `kvm` where KVM works.
 pub(crate) fn on_kvm(workspace: &Workspace) -> TaskResult {
-    packages::run_for_tests(workspace)?;
+    packages::run_for(workspace, Purpose::TestOnKvm)?;
     build::run(workspace)?;
     quickstart::setup(workspace, &[])?;
     scenarios_on_kvm(workspace)

@@ -144,11 +144,11 @@ impl Disk {
     }
 
     /// Copies `files` into the disk's directory `name`, and returns where that is on this host.
-    fn staged(&self, name: &str, files: &[PathBuf]) -> Result<PathBuf, CommandError> {
+    fn staged(&self, name: &str, files: &[PathBuf]) -> Result<PathBuf, Box<dyn std::error::Error>> {
         let into = self.files().join(name);
+        fs::create_dir_all(&into)?;
         let mut copy = Command::new("cp");
         copy.args(["--archive", "--sparse=always", "--target-directory"]);
-        fs::create_dir_all(&into).expect("the directory above was made");
         copy.arg(&into).args(files);
         let status = copy.status();
         let status = status.map_err(|source| CommandError::Start {

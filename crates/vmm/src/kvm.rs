@@ -3,6 +3,7 @@
 //! ```text
 //!   machine    a virtual machine: memory, interrupts, doorbells
 //!   vcpu       a virtual processor: how it starts, what it leaves the guest for
+//!   x86        names of the processor's bits
 //!   trial      the small machine of the probe; `layout` says what lies where in it
 //! ```
 //!
@@ -14,6 +15,7 @@ mod layout;
 mod machine;
 mod trial;
 mod vcpu;
+pub(crate) mod x86;
 
 pub(crate) use machine::{KvmError, KvmMachine};
 pub(crate) use trial::{CreateEvent, TrialMachine, TrialProgram, errno_failure};

@@ -10,22 +10,13 @@ use vm_memory::{Bytes as _, GuestAddress, GuestMemoryError};
 
 use super::kernel::{Entry, Loaded};
 use super::layout;
+use crate::kvm::x86::{
+    CR0_ET, CR0_PE, CR0_PG, CR4_PAE, EFER_LMA, EFER_LME, PAGE_LARGE, PAGE_PRESENT, PAGE_WRITABLE,
+    RFLAGS, TYPE_CODE_READABLE, TYPE_DATA_WRITABLE,
+};
 use crate::memory::GuestRam;
 
-// Control registers and EFER: Intel SDM volume 3, §2.5 and §2.2.1.
-const CR0_PE: u64 = 1 << 0;
-const CR0_ET: u64 = 1 << 4;
-const CR0_PG: u64 = 1 << 31;
-const CR4_PAE: u64 = 1 << 5;
-const EFER_LME: u64 = 1 << 8;
-const EFER_LMA: u64 = 1 << 10;
-
-/// RFLAGS bit 1 is always set (Intel SDM volume 1, §3.4.3); interrupts are off.
-const RFLAGS: u64 = 1 << 1;
-
-// Page table entries: Intel SDM volume 3, §4.5.
-const PAGE_PRESENT_WRITABLE: u64 = 0b11;
-const PAGE_LARGE: u64 = 1 << 7;
+const PAGE_PRESENT_WRITABLE: u64 = PAGE_PRESENT | PAGE_WRITABLE;
 
 /// Code and data from 0 to 4 GiB, as descriptors (Intel SDM volume 3, §3.4.5): null, null, 64-bit
 /// code, data, 32-bit code. The boot protocol wants code at 0x10 and data at 0x18 (Linux 6.12,
@@ -41,9 +32,6 @@ const CODE_64_SELECTOR: u16 = 0x10;
 const DATA_SELECTOR: u16 = 0x18;
 const CODE_32_SELECTOR: u16 = 0x20;
 
-/// Segment types, accessed bit set: Intel SDM volume 3, §3.4.5.1.
-const TYPE_DATA_WRITABLE: u8 = 0x3;
-const TYPE_CODE_READABLE: u8 = 0xb;
 /// A busy 32-bit task state segment: Intel SDM volume 3, §3.5.
 const TYPE_TSS_BUSY: u8 = 0xb;
 

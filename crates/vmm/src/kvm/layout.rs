@@ -15,6 +15,10 @@
 use kvm_bindings::{kvm_dtable, kvm_regs, kvm_segment, kvm_sregs};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
+use super::x86::{
+    CR0_ET, CR0_PE, CR0_PG, CR4_PAE, EFER_LMA, EFER_LME, PAGE_LARGE, PAGE_PRESENT, PAGE_WRITABLE,
+    RFLAGS, TYPE_CODE_READABLE, TYPE_DATA_WRITABLE,
+};
 use crate::sys::{EntryPoint, TrialCode};
 
 /// Size of the trial machine's memory: the one page that its page tables map.
@@ -29,33 +33,15 @@ const GDT: u64 = 0x6000;
 const IDT: u64 = 0x7000;
 const STACK_TOP: u64 = 0x9000;
 
-// Page table entries: Intel SDM volume 3, tables 4-15 to 4-18.
-const PAGE_PRESENT: u64 = 1 << 0;
-const PAGE_WRITABLE: u64 = 1 << 1;
-const PAGE_LARGE: u64 = 1 << 7;
-
 // Control registers: Intel SDM volume 3, §2.5.
-const CR0_PE: u64 = 1 << 0;
 const CR0_MP: u64 = 1 << 1;
-const CR0_ET: u64 = 1 << 4;
 const CR0_NE: u64 = 1 << 5;
 const CR0_WP: u64 = 1 << 16;
-const CR0_PG: u64 = 1 << 31;
-const CR4_PAE: u64 = 1 << 5;
 const CR4_OSFXSR: u64 = 1 << 9;
 const CR4_OSXMMEXCPT: u64 = 1 << 10;
-// IA32_EFER: Intel SDM volume 3, §2.2.1.
-const EFER_LME: u64 = 1 << 8;
-const EFER_LMA: u64 = 1 << 10;
-
-/// RFLAGS bit 1 is always set (Intel SDM volume 1, §3.4.3); interrupts stay off.
-const RFLAGS: u64 = 1 << 1;
 
 const CODE_SELECTOR: u16 = 1 << 3;
 const DATA_SELECTOR: u16 = 2 << 3;
-/// Segment types, accessed bit set: Intel SDM volume 3, §3.4.5.1.
-const TYPE_DATA_WRITABLE: u8 = 0x3;
-const TYPE_CODE_READABLE: u8 = 0xb;
 /// The same two segments as the descriptors that IRETQ loads again: present, ring 0, 4 KiB
 /// granularity, 64-bit code and 32-bit data (Intel SDM volume 3, §3.4.5).
 const GDT_ENTRIES: [u64; 3] = [0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff];

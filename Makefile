@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-kvm py bench build lint fmt clean need-cargo
+.PHONY: help quickstart test test-kvm py bench bench-kvm build lint fmt clean need-cargo
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -21,6 +21,9 @@ py: need-cargo ## build the Python wheel, install it into target/python, check i
 
 bench: need-cargo ## measure what SPECIFICATION.md promises, beside a baseline in the same run
 	@$(CARGO) xtask bench
+
+bench-kvm: need-cargo ## measure the engine kvm beside QEMU; in an emulated host where KVM is not usable
+	@$(CARGO) xtask bench-kvm
 
 build: need-cargo ## smolvm, smolvm-vmm and the static smolvm-agent, in target/release
 	@$(CARGO) xtask build

@@ -1,17 +1,18 @@
-//! The program in the guest of the network's measurements: does what each line of its input says,
-//! and says when it is done.
+//! The program in the guest: does what each line of its input says, and says when it is done; or
+//! does what its argument says, and prints how long that has taken.
 //!
-//! It is linked statically and alone in its guest but for busybox; see `network/machine.rs`.
+//! It is linked statically, since one of its guests has nothing else but busybox; see
+//! `network/machine.rs`.
 
 #![forbid(unsafe_code)]
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use smolvm_bench::dns;
 use smolvm_bench::http::{Method, request_head, response_head};
 use smolvm_bench::workload::{Reply, Workload};
+use smolvm_bench::{disk, dns};
 
 /// How long nothing may happen before the measurement has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -20,6 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const PIECE_BYTES: usize = 64 * 1024;
 
 fn main() -> io::Result<()> {
+    if let Some(workload) = std::env::args().nth(1) {
+        return timed(serde_json::from_str(&workload)?);
+    }
     let mut held = Vec::new();
     say(&Reply::Done)?;
     for line in io::stdin().lines() {
@@ -35,6 +39,13 @@ fn main() -> io::Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// Does one thing, and prints how many seconds it has taken.
+fn timed(workload: Workload) -> io::Result<()> {
+    let begun = Instant::now();
+    run(workload, &mut Vec::new())?;
+    writeln!(io::stdout(), "{}", begun.elapsed().as_secs_f64())
 }
 
 fn say(reply: &Reply) -> io::Result<()> {
@@ -68,6 +79,16 @@ fn run(workload: Workload, held: &mut Vec<TcpStream>) -> io::Result<()> {
             }
         }
         Workload::Release => held.clear(),
+        Workload::WriteFile {
+            path,
+            pattern,
+            bytes,
+        } => disk::write(&path, pattern, bytes)?,
+        Workload::ReadFile {
+            path,
+            pattern,
+            bytes,
+        } => disk::read(&path, pattern, bytes)?,
     }
     Ok(())
 }

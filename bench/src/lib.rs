@@ -1,7 +1,8 @@
-//! What the program on the host and the one in the guest of the network's measurements share.
+//! What the program on the host and the one in the guest share.
 
 #![forbid(unsafe_code)]
 
+pub mod disk;
 pub mod dns;
 pub mod http;
 pub mod workload;

@@ -5,11 +5,12 @@
 //! absolute times say as much about the machine.
 //!
 //! Modules: `baseline` is a plain QEMU; `subject` is SmolVM; `network` compares its gateway with
-//! others; `initramfs`, `statistics` and `report` do what they say; `calls` measures one thing for
+//! others; `engines` compares our own monitor with QEMU; `initramfs`, `statistics` and `report` do what they say; `calls` measures one thing for
 //! `bench/python`, which measures the Python package.
 
 mod baseline;
 mod calls;
+mod engines;
 mod initramfs;
 mod network;
 mod report;
@@ -67,12 +68,19 @@ fn run() -> Result<ExitCode, Box<dyn Error>> {
             report.print();
             Ok(report.exit_code())
         }
+        Some((verb, [])) if verb == "engines" => {
+            let subject = Subject::prepare(&runtime)?;
+            let mut report = Report::new("kvm beside qemu (KVM)");
+            engines::measure(&subject, &runtime, &mut report)?;
+            report.print();
+            Ok(report.exit_code())
+        }
         Some((verb, words)) if verb == "gateway" => {
             network::gateway::run(words)?;
             Ok(ExitCode::SUCCESS)
         }
         Some((verb, _)) => {
-            Err(format!("there is no '{verb}'; there are 'calls' and 'network'").into())
+            Err(format!("there is no '{verb}'; there are 'calls', 'engines' and 'network'").into())
         }
     }
 }

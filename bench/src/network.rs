@@ -12,12 +12,12 @@
 //! SmolVM's gateway; `server` the servers; `process` what processes use; `figures` what comes of it.
 
 pub(crate) mod gateway;
+pub(crate) mod process;
+pub(crate) mod server;
 
 mod figures;
 mod machine;
 mod path;
-mod process;
-mod server;
 
 use std::error::Error;
 use std::time::Duration;
@@ -90,13 +90,13 @@ fn measure_memory(
     report::progress("the network: connections that are held");
     let idle = gateway_memory(machine)?;
     report.promise("idle gateway's memory, in MiB", idle / 1024.0, 2.0);
-    machine.run(Workload::Hold {
+    machine.run(&Workload::Hold {
         to: (Path::Gateway.host(), servers.http).into(),
         count: HELD,
         bytes: HELD_BYTES,
     })?;
     let held = gateway_memory(machine)?;
-    machine.run(Workload::Release)?;
+    machine.run(&Workload::Release)?;
     report.promise(
         "gateway's memory for each of 1,000 connections, in KiB",
         (held - idle) / f64::from(HELD),
@@ -127,7 +127,7 @@ fn measure_once(
         ))
     };
     let before = cpu_seconds(machine)?;
-    let time = machine.run(figure.workload(path, servers))?;
+    let time = machine.run(&figure.workload(path, servers))?;
     let after = cpu_seconds(machine)?;
     Ok(Used {
         time,

@@ -52,6 +52,16 @@ impl Report {
         self.lines.push(format!("{name:<68} {value:>9.2} {unit}"));
     }
 
+    /// Adds a number of things.
+    pub(crate) fn count(&mut self, name: &str, count: u64) {
+        self.lines.push(format!("{name:<68} {count:>9}"));
+    }
+
+    /// Adds a remark.
+    pub(crate) fn note(&mut self, text: &str) {
+        self.lines.push(format!("  note: {text}"));
+    }
+
     /// Adds a ratio that nothing is promised of.
     pub(crate) fn ratio(&mut self, name: &str, ratio: f64) {
         self.lines.push(format!("  ratio: {name:<59} {ratio:>9.2}"));

@@ -8,10 +8,14 @@ use std::time::{Duration, Instant};
 
 use serde_bytes::ByteBuf;
 use smolvm_image::NoProgress;
+use smolvm_network::HOST_NAME;
 use smolvm_sandbox::accelerator::{self, AcceleratorChoice};
 use smolvm_sandbox::engine::Accelerator;
 use smolvm_sandbox::message::{Command as GuestCommand, Exec, Limits};
-use smolvm_sandbox::{Installation, Lifetime, Output, Sandbox, SandboxId, SandboxSpec};
+use smolvm_sandbox::{
+    EngineChoice, Installation, Lifetime, Mode, NetworkPolicy, Output, Sandbox, SandboxId,
+    SandboxSpec,
+};
 use tokio::runtime::Runtime;
 
 /// How long everything of a deleted sandbox may take to go before the measurement is given up.
@@ -118,10 +122,17 @@ impl Subject {
 
     /// Creates a sandbox, runs a command in it, and returns the time until its line was here.
     pub(crate) fn cold_run(&self) -> Result<Duration, Box<dyn Error>> {
+        self.cold_run_on(EngineChoice::Qemu)
+    }
+
+    /// Does the same on an engine.
+    pub(crate) fn cold_run_on(&self, engine: EngineChoice) -> Result<Duration, Box<dyn Error>> {
         use std::io::BufRead as _;
 
         let begun = Instant::now();
-        let mut child = self.command(&["run", "--", "echo", "ready"]).spawn()?;
+        let mut child = self
+            .command(&["run", "--engine", engine.as_str(), "--", "echo", "ready"])
+            .spawn()?;
         let output = child.stdout.take().ok_or("no output")?;
         let mut line = String::new();
         std::io::BufReader::new(output).read_line(&mut line)?;
@@ -149,7 +160,25 @@ impl Subject {
 
     /// Starts a sandbox through the library.
     pub(crate) async fn start(&self) -> Result<Sandbox, Box<dyn Error>> {
-        let spec = SandboxSpec::new(SandboxId::random(), Lifetime::Leased);
+        let mut spec = SandboxSpec::new(SandboxId::random(), Lifetime::Leased);
+        spec.engine = EngineChoice::Qemu;
+        self.start_as(spec).await
+    }
+
+    /// Starts one on an engine, which may reach a port of the host's loopback.
+    pub(crate) async fn start_on(
+        &self,
+        engine: EngineChoice,
+        port: u16,
+    ) -> Result<Sandbox, Box<dyn Error>> {
+        let mut spec = SandboxSpec::new(SandboxId::random(), Lifetime::Leased);
+        spec.engine = engine;
+        let rule = format!("allow {HOST_NAME}:{port}").parse()?;
+        spec.network = NetworkPolicy::new(Mode::Restricted, vec![rule])?;
+        self.start_as(spec).await
+    }
+
+    async fn start_as(&self, spec: SandboxSpec) -> Result<Sandbox, Box<dyn Error>> {
         let installation = Arc::clone(&self.installation);
         let sandbox = Sandbox::create(installation, spec, Arc::new(NoProgress)).await?;
         sandbox.start(Arc::new(NoProgress)).await?;
@@ -211,7 +240,18 @@ pub(crate) async fn supervisor_resident_mib(sandbox: &Sandbox) -> Result<f64, Bo
     Ok(kib.parse::<f64>()? / 1024.0)
 }
 
+/// Returns the process ID of a sandbox's VMM.
+pub(crate) async fn vmm_pid(sandbox: &Sandbox) -> Result<u32, Box<dyn Error>> {
+    let status = sandbox.status().await?;
+    Ok(status.vmm_pid.ok_or("the engine has no process")?)
+}
+
 async fn run(sandbox: &Sandbox, words: &[&str]) -> Result<(), Box<dyn Error>> {
+    output(sandbox, words).await.map(|_output| ())
+}
+
+/// Runs a command that has to succeed, and returns its output.
+pub(crate) async fn output(sandbox: &Sandbox, words: &[&str]) -> Result<Vec<u8>, Box<dyn Error>> {
     let words = words
         .iter()
         .map(|word| ByteBuf::from(word.as_bytes()))
@@ -227,12 +267,20 @@ async fn run(sandbox: &Sandbox, words: &[&str]) -> Result<(), Box<dyn Error>> {
         limits: Limits::default(),
     };
     let mut process = sandbox.exec(exec).await?;
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     loop {
-        if let Output::End(end) = process.output.next().await? {
-            return match end.reason.exit_code() {
-                0 => Ok(()),
-                code => Err(format!("the command ended with {code}").into()),
-            };
+        match process.output.next().await? {
+            Output::Stdout(bytes) => stdout.extend(bytes),
+            Output::Stderr(bytes) => stderr.extend(bytes),
+            Output::End(end) => {
+                return match end.reason.exit_code() {
+                    0 => Ok(stdout),
+                    code => {
+                        let stderr = String::from_utf8_lossy(&stderr);
+                        Err(format!("the command ended with {code}: {stderr}").into())
+                    }
+                };
+            }
         }
     }
 }

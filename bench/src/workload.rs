@@ -1,12 +1,15 @@
-//! What the guest of the network's measurements is told to do, and what it says then: a JSON line
-//! each, over the guest's serial port.
+//! What the program in a guest is told to do, and what it says then: a JSON line each, over the
+//! guest's serial port; or one such line as an argument.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::disk::Pattern;
+
 /// What the guest is to do. All addresses are of servers on the host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Workload {
     /// Send so many bytes in one connection, and await the answer that they are there.
@@ -57,6 +60,24 @@ pub enum Workload {
     },
     /// Close the connections that are kept.
     Release,
+    /// Write a file past the page cache.
+    WriteFile {
+        /// Where it is.
+        path: PathBuf,
+        /// How.
+        pattern: Pattern,
+        /// How many bytes.
+        bytes: u64,
+    },
+    /// Read a file past the page cache.
+    ReadFile {
+        /// Where it is.
+        path: PathBuf,
+        /// How.
+        pattern: Pattern,
+        /// How many bytes.
+        bytes: u64,
+    },
 }
 
 /// What the guest says when it has done something, and once before, when it is there.

@@ -211,6 +211,7 @@ fn script(root: &Path, out: &Path, command: &[String]) -> String {
          export HOME={MOUNTED}/home TMPDIR={MOUNTED}/tmp PATH={MOUNTED}/bin:$PATH\n\
          export SMOLVM_CACHE_DIR={MOUNTED}/cache SMOLVM_DATA_DIR={MOUNTED}/data\n\
          export SMOLVM_TEST_PROGRAMS={MOUNTED}/bin\n\
+         mountpoint -q /sys/kernel/debug || mount -t debugfs debugfs /sys/kernel/debug\n\
          cd '{root}'\n\
          {command}\n\
          echo $? >'{out}/status'\n"

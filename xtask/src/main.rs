@@ -114,6 +114,12 @@ const TASKS: &[Task] = &[
         parse: |words| alone(words, bench::run),
     },
     Task {
+        name: "bench-kvm",
+        arguments: "",
+        summary: "measure the engine kvm beside QEMU, where KVM works",
+        parse: |words| alone(words, bench::on_kvm),
+    },
+    Task {
         name: "fmt",
         arguments: "",
         summary: "format the sources",

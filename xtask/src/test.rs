@@ -28,7 +28,9 @@ pub(crate) fn run(workspace: &Workspace) -> TaskResult {
     };
     skips.extend(python::tested(workspace)?);
     skips::report(&skips)?;
-    Ok(())
+    // Last: it is slow where this host's KVM is not usable.
+    packages::run_for(workspace, Purpose::TestOnKvm)?;
+    scenarios_on_kvm(workspace)
 }
 
 /// Scenarios that run over the engine `kvm`, beside those that only it has; together they boot it

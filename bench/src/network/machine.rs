@@ -82,8 +82,8 @@ impl Machine {
 
     /// Has the guest do something. Returns how long it took, by the host's clock: under software
     /// emulation the guest's has ticks of 4 ms.
-    pub(crate) fn run(&mut self, workload: Workload) -> Result<Duration, Box<dyn Error>> {
-        let mut line = serde_json::to_vec(&workload)?;
+    pub(crate) fn run(&mut self, workload: &Workload) -> Result<Duration, Box<dyn Error>> {
+        let mut line = serde_json::to_vec(workload)?;
         line.push(b'\n');
         let begun = Instant::now();
         self.input.write_all(&line)?;
@@ -147,7 +147,7 @@ fn mappings(links: Vec<UnixStream>) -> Vec<FdMapping> {
 fn qemu(subject: &Subject, initramfs: &FilePath) -> Command {
     // As crates/sandbox has them, engine/qemu/arguments.rs.
     let [machine, accelerator, cpu] = if subject.is_kvm() {
-        ["microvm,acpi=on,pit=off,pic=off,rtc=off", "kvm", "host"]
+        ["microvm,acpi=on,pit=off,pic=off,rtc=on", "kvm", "host"]
     } else {
         ["microvm,acpi=on,rtc=on", "tcg", "max"]
     };

@@ -15,16 +15,9 @@ impl Process {
         Self(child)
     }
 
-    /// Returns the seconds that its threads have kept a processor busy, but for threads that have
-    /// ended (kernel, Documentation/scheduler/sched-stats.rst). Other files tell only hundredths.
+    /// Returns the seconds that its threads have kept a processor busy.
     pub(crate) fn cpu_seconds(&self) -> Result<f64, Box<dyn Error>> {
-        let mut nanoseconds = 0.0;
-        for thread in fs::read_dir(format!("/proc/{}/task", self.0.id()))? {
-            let statistics = fs::read_to_string(thread?.path().join("schedstat"))?;
-            let busy = statistics.split(' ').next().ok_or("no time on the CPU")?;
-            nanoseconds += busy.parse::<f64>()?;
-        }
-        Ok(nanoseconds / 1e9)
+        cpu_seconds(self.0.id())
     }
 
     /// Returns the memory that is its own, in KiB: what is resident and not of a file.
@@ -36,6 +29,18 @@ impl Process {
             .ok_or("no RssAnon")?;
         Ok(line.trim_end_matches("kB").trim().parse()?)
     }
+}
+
+/// Returns the seconds that a process's threads have kept a processor busy, but for threads that have
+/// ended (kernel, Documentation/scheduler/sched-stats.rst). Other files tell only hundredths.
+pub(crate) fn cpu_seconds(pid: u32) -> Result<f64, Box<dyn Error>> {
+    let mut nanoseconds = 0.0;
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let statistics = fs::read_to_string(thread?.path().join("schedstat"))?;
+        let busy = statistics.split(' ').next().ok_or("no time on the CPU")?;
+        nanoseconds += busy.parse::<f64>()?;
+    }
+    Ok(nanoseconds / 1e9)
 }
 
 impl Drop for Process {

@@ -272,10 +272,9 @@ async fn engine_plan(
     Ok((engine, timeout_ms))
 }
 
-/// Says whether our own monitor runs the machine. It does when it is asked for: guests on it have
-/// reset themselves on emulated hosts with several processors, for a reason not found yet.
+/// Says whether our own monitor runs the machine, which only KVM lets it.
 fn has_own_monitor(asked: EngineChoice, choice: &AcceleratorChoice) -> Result<bool, PlanError> {
-    match (asked, choice.accelerator) {
+    match (asked.resolved(choice.accelerator), choice.accelerator) {
         (EngineChoice::Kvm, Accelerator::Kvm) => Ok(true),
         (EngineChoice::Kvm, Accelerator::SoftwareEmulation) => Err(PlanError::KvmNotUsable {
             reason: choice.reason.clone(),

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use smolvm_network::NetworkPolicy;
 
+use crate::engine::Accelerator;
 use crate::{ErrorKind, Networks, PortForwards, SecretGrant};
 
 /// Why a value of a specification is not legal.
@@ -238,6 +239,17 @@ impl EngineChoice {
             Self::Fake => "fake",
         }
     }
+
+    /// Returns the engine that is meant on a host whose machines are executed like this: where KVM is
+    /// usable, the best one is our own monitor.
+    #[must_use]
+    pub const fn resolved(self, accelerator: Accelerator) -> Self {
+        match (self, accelerator) {
+            (Self::Auto, Accelerator::Kvm) => Self::Kvm,
+            (Self::Auto, Accelerator::SoftwareEmulation) => Self::Qemu,
+            (named, _) => named,
+        }
+    }
 }
 
 impl FromStr for EngineChoice {
@@ -393,6 +405,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn own_monitor_is_chosen_where_kvm_is_usable_and_only_there() {
+        use EngineChoice::{Auto, Kvm, Qemu};
+        assert_eq!(Auto.resolved(Accelerator::Kvm), Kvm);
+        assert_eq!(Auto.resolved(Accelerator::SoftwareEmulation), Qemu);
+        assert_eq!(Qemu.resolved(Accelerator::Kvm), Qemu);
+        // Not quietly another one: it is refused where it cannot be.
+        assert_eq!(Kvm.resolved(Accelerator::SoftwareEmulation), Kvm);
+    }
 
     #[test]
     fn names_of_the_interface_are_accepted() {

@@ -4,9 +4,11 @@
 //!   GPA 0 ── low memory ── up to 3 GiB │ device registers │ 4 GiB ── high memory ──
 //! ```
 //!
-//! All of it is one memory file, so that it can be handed to another process, or be copied, as a
-//! file. Everything outside this module touches it through `vm-memory`, which copies: nobody
-//! holds a reference into what a guest may change at any time.
+//! All of it is private to this process, in huge pages where the host has them: a guest that boots
+//! touches most pages of its kernel once, and each page that is missing then is an exit. (Memory
+//! files have huge pages only where an administrator has said so.) Everything outside this module
+//! touches it through `vm-memory`, which copies: nobody holds a reference into what a guest may
+//! change at any time.
 //!
 //! One of the places of this crate where `unsafe` is allowed. Its rule: pointers into guest memory
 //! are given to the kernel only, for the duration of one system call, with lengths that

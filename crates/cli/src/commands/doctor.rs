@@ -92,7 +92,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<Report, Failure
     let mut checks = vec![machine::architecture()];
     let choice = machine::accelerator(installation).await;
     checks.push(machine::kvm(&choice));
-    let resolved = machine::resolved(requested);
+    let resolved = machine::resolved(requested, &choice);
     checks.extend(machine::qemu(installation, resolved).await);
     checks.push(machine::engine(&choice, requested, installation));
     checks.push(machine::file_restriction());

@@ -45,6 +45,10 @@ pub(crate) const SLEEP_TYPE_OFF: u8 = 5;
 /// What to write to the reset register.
 pub(crate) const RESET_VALUE: u8 = 1;
 
+/// There is no VGA, and no real-time clock in CMOS: bits 2 and 5 of the FADT's IA-PC boot architecture
+/// flags (ACPI 6.5, table 5.11). A kernel that is not told waits three seconds for the clock's answer.
+const NO_VGA_NO_CLOCK: u16 = 1 << 2 | 1 << 5;
+
 /// Says that a button has been pressed (ACPI 6.5 §5.6.6, device object notifications).
 const BUTTON_PRESSED: u8 = 0x80;
 
@@ -117,6 +121,7 @@ fn fadt(dsdt: u64) -> impl Aml {
     fadt.sleep_status_reg = register(layout::SLEEP_STATUS_PORT);
     fadt.reset_reg = register(layout::RESET_PORT);
     fadt.reset_value = RESET_VALUE;
+    fadt.iapc_boot_arch = NO_VGA_NO_CLOCK.into();
     fadt.finalize()
 }
 
@@ -297,7 +302,8 @@ mod tests {
         let xsdt = table(&memory, address(&rsdp, 24), b"XSDT");
         let fadt = table(&memory, address(&xsdt, 36), b"FACP");
         let madt = table(&memory, address(&xsdt, 44), b"APIC");
-        // X_DSDT of the FADT (ACPI 6.5 §5.2.9).
+        // The boot architecture flags of the FADT, and X_DSDT (ACPI 6.5 §5.2.9).
+        assert_eq!(fadt[109], 0b10_0100);
         let dsdt = table(&memory, address(&fadt, 140), b"DSDT");
         // 44 bytes before them; 8 for each processor, 12 for the I/O controller (§5.2.12).
         assert_eq!(madt.len(), 44 + 32 * 8 + 12);

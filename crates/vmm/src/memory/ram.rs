@@ -1,12 +1,12 @@
 //! Making the guest's memory.
 
-use std::fs::File;
+use std::ffi::c_void;
 use std::io;
 
-use rustix::fs::{FallocateFlags, MemfdFlags};
+use rustix::mm::{Advice, MapFlags, ProtFlags};
+use vm_memory::mmap::MmapRegionError;
 use vm_memory::{
-    FileOffset, GuestAddress, GuestMemoryBackend as _, GuestMemoryRegion as _, GuestRegionMmap,
-    MmapRegion,
+    GuestAddress, GuestMemoryBackend as _, GuestMemoryRegion as _, GuestRegionMmap, MmapRegion,
 };
 
 use super::Memory;
@@ -17,45 +17,60 @@ pub(crate) const MMIO_GAP_START: u64 = 3 << 30;
 /// Where they end: 4 GiB. The processors' own registers are the last things below.
 pub(crate) const MMIO_GAP_END: u64 = 4 << 30;
 
+/// Size of a page (Intel SDM volume 3, §4.5.4).
+const PAGE_BYTES: u64 = 4096;
+
+/// Size of the pages that processors and the host's kernel manage at once, where both can: a second
+/// level entry of the page tables (Intel SDM volume 3, §4.5.4).
+const HUGE_PAGE_BYTES: usize = 2 << 20;
+
 /// Why there is no memory for the guest.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MemoryError {
-    /// The memory file could not be made.
-    #[error("make a memory file of {size_bytes} bytes")]
-    File {
+    /// The host gives no address space for it.
+    #[error("map {size_bytes} bytes of memory for the guest")]
+    Map {
         /// Its size.
         size_bytes: u64,
         /// Why not.
         #[source]
         source: io::Error,
     },
-    /// The memory file could not be mapped.
-    #[error("map the guest's memory: {reason}")]
-    Map {
+    /// It cannot be laid out.
+    #[error("lay out {size_bytes} bytes of memory for the guest: {reason}")]
+    Layout {
+        /// Its size.
+        size_bytes: u64,
         /// Why not.
         reason: String,
     },
 }
 
-/// The guest's memory and the file that is behind it.
+/// The guest's memory.
 #[derive(Debug)]
 pub(crate) struct GuestRam {
     memory: Memory,
 }
 
 impl GuestRam {
-    /// Makes memory of so many bytes, all zeros, none of it backed by the host's yet.
+    /// Makes memory of so many bytes, all zeros, none of it backed by the host's yet. It stays until
+    /// the process ends, as the machine does.
     pub(crate) fn new(size_bytes: u64) -> Result<Self, MemoryError> {
-        let file =
-            memory_file(size_bytes).map_err(|source| MemoryError::File { size_bytes, source })?;
-        let map = |reason: String| MemoryError::Map { reason };
-        let low_bytes = size_bytes.min(MMIO_GAP_START);
-        let mut regions = vec![region(&file, 0, 0, low_bytes)?];
-        if size_bytes > low_bytes {
-            let high_bytes = size_bytes - low_bytes;
-            regions.push(region(&file, MMIO_GAP_END, low_bytes, high_bytes)?);
+        let map = |source: io::Error| MemoryError::Map { size_bytes, source };
+        let layout = |reason: String| MemoryError::Layout { size_bytes, reason };
+        let to_size =
+            |bytes: u64| usize::try_from(bytes).map_err(|error| layout(error.to_string()));
+        let size = to_size(size_bytes)?;
+        let low_size = to_size(size_bytes.min(MMIO_GAP_START))?;
+        let start = map_aligned(size).map_err(map)?;
+        let mut regions = vec![region(start, low_size, 0)];
+        if size > low_size {
+            let high = start.wrapping_byte_add(low_size);
+            regions.push(region(high, size - low_size, MMIO_GAP_END));
         }
-        let memory = Memory::from_regions(regions).map_err(|error| map(error.to_string()))?;
+        let regions: Result<Vec<_>, _> = regions.into_iter().collect();
+        let regions = regions.map_err(|error| layout(error.to_string()))?;
+        let memory = Memory::from_regions(regions).map_err(|error| layout(error.to_string()))?;
         Ok(Self { memory })
     }
 
@@ -80,44 +95,64 @@ impl GuestRam {
 }
 
 /// Gives the host back what is behind a range of guest memory; it reads as zeros again. What lies
-/// outside of the memory is skipped.
+/// outside of the memory is skipped, and so are parts of pages.
 pub(crate) fn discard(memory: &Memory, address: GuestAddress, length: u64) -> io::Result<()> {
     let Some(region) = memory.find_region(address) else {
         return Ok(());
     };
     let offset = address.0 - region.start_addr().0;
-    let length = length.min(region.len() - offset);
-    let Some(file) = region.file_offset() else {
+    let end = offset.saturating_add(length).min(region.len());
+    let start = offset.next_multiple_of(PAGE_BYTES);
+    let end = end - end % PAGE_BYTES;
+    let (Ok(skipped), Some(Ok(length))) = (
+        usize::try_from(start),
+        end.checked_sub(start).map(usize::try_from),
+    ) else {
         return Ok(());
     };
-    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    Ok(rustix::fs::fallocate(
-        file.file(),
-        flags,
-        file.start() + offset,
-        length,
-    )?)
+    let start = region.as_ptr().wrapping_add(skipped).cast();
+    // SAFETY: the range is within the mapping of the region, which is never unmapped. It is the
+    // guest's memory: nothing in this process holds a reference into it or relies on what is there.
+    Ok(unsafe { rustix::mm::madvise(start, length, Advice::LinuxDontNeed) }?)
 }
 
-fn memory_file(size_bytes: u64) -> io::Result<File> {
-    let file = rustix::fs::memfd_create("guest-memory", MemfdFlags::CLOEXEC)?;
-    rustix::fs::ftruncate(&file, size_bytes)?;
-    Ok(file.into())
+/// Maps memory that begins at a multiple of a huge page's size, as the guest's does: where addresses
+/// of guest and host differ by less than that, neither's huge pages are any use to the other.
+fn map_aligned(size: usize) -> io::Result<*mut c_void> {
+    let with_room = size
+        .checked_add(HUGE_PAGE_BYTES)
+        .ok_or(io::ErrorKind::OutOfMemory)?;
+    // SAFETY: a new mapping at an address that the kernel chooses replaces none.
+    let start = unsafe {
+        rustix::mm::mmap_anonymous(
+            std::ptr::null_mut(),
+            with_room,
+            ProtFlags::READ | ProtFlags::WRITE,
+            MapFlags::PRIVATE | MapFlags::NORESERVE,
+        )
+    }?;
+    let before = start.addr().next_multiple_of(HUGE_PAGE_BYTES) - start.addr();
+    let start = start.wrapping_byte_add(before);
+    // A host without huge pages refuses this, which is no reason to be without memory. What a
+    // crash of this process leaves is nobody's business.
+    for advice in [Advice::LinuxHugepage, Advice::LinuxDontDump] {
+        // SAFETY: the range is within the mapping just made, whose content the advice leaves alone.
+        let _without = unsafe { rustix::mm::madvise(start, size, advice) };
+    }
+    Ok(start)
 }
 
 fn region(
-    file: &File,
+    start: *mut c_void,
+    size: usize,
     address: u64,
-    offset: u64,
-    size_bytes: u64,
-) -> Result<GuestRegionMmap, MemoryError> {
-    let map = |reason: String| MemoryError::Map { reason };
-    let file = file.try_clone().map_err(|error| map(error.to_string()))?;
-    let size = usize::try_from(size_bytes).map_err(|error| map(error.to_string()))?;
-    let mapping = MmapRegion::from_file(FileOffset::new(file, offset), size)
-        .map_err(|error| map(error.to_string()))?;
-    GuestRegionMmap::new(mapping, GuestAddress(address))
-        .ok_or_else(|| map(format!("{size_bytes} bytes at {address:#x} overflow")))
+) -> Result<GuestRegionMmap, MmapRegionError> {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE | libc::MAP_ANONYMOUS;
+    // SAFETY: the range is part of a mapping with this protection and these flags; it is never
+    // unmapped, and no other region has any of it.
+    let mapping = unsafe { MmapRegion::build_raw(start.cast(), size, protection, flags) }?;
+    GuestRegionMmap::new(mapping, GuestAddress(address)).ok_or(MmapRegionError::InvalidOffsetLength)
 }
 
 #[cfg(test)]
@@ -135,6 +170,14 @@ mod tests {
             .collect();
         assert_eq!(regions, [(0, MMIO_GAP_START), (MMIO_GAP_END, 1 << 20)]);
         assert_eq!(ram.low_end(), MMIO_GAP_START);
+    }
+
+    #[test]
+    fn huge_pages_of_guest_and_host_are_the_same() {
+        let ram = GuestRam::new(MMIO_GAP_START + (1 << 20)).unwrap();
+        for (address, host_address, _) in ram.regions() {
+            assert_eq!((address.0 ^ host_address) % (2 << 20), 0);
+        }
     }
 
     #[test]

@@ -130,12 +130,10 @@ pub(super) async fn qemu(installation: &Installation, engine: EngineChoice) -> V
     vec![version, seccomp]
 }
 
-/// Returns the engine that a request means.
-pub(super) const fn resolved(requested: EngineChoice) -> EngineChoice {
-    match requested {
-        EngineChoice::Auto => EngineChoice::Qemu,
-        named => named,
-    }
+/// Returns the engine that a request means. On a host that cannot be probed that is QEMU.
+pub(super) fn resolved(requested: EngineChoice, choice: &Choice) -> EngineChoice {
+    let accelerator = choice.as_ref().map(|choice| choice.accelerator);
+    requested.resolved(accelerator.unwrap_or(Accelerator::SoftwareEmulation))
 }
 
 /// Says which engine is used, and why.
@@ -148,7 +146,7 @@ pub(super) fn engine(
     let Ok(found) = choice else {
         return fail();
     };
-    match (resolved(requested), found.accelerator) {
+    match (requested.resolved(found.accelerator), found.accelerator) {
         (EngineChoice::Kvm, Accelerator::Kvm) => Check::pass("engine", "kvm"),
         (EngineChoice::Kvm, Accelerator::SoftwareEmulation) => Check::fail(
             "engine",

@@ -33,10 +33,10 @@ pub(super) fn of(plan: &BootPlan, accelerator: Accelerator, tsc_khz: u64) -> Vec
 fn machine(line: &mut CommandLine, plan: &BootPlan, accelerator: Accelerator) {
     // ACPI names the virtio-mmio devices: the stock kernel's driver takes none on its command
     // line. The timer (PIT) stays where there is no KVM clock: the guest measures its local APIC
-    // timer against it. So does the real-time clock: without either clock the kernel waits two
-    // seconds for an answer from the one that is missing.
+    // timer against it. The real-time clock stays everywhere: the kernel waits seconds for the
+    // answer of one that is missing.
     let (machine, accel, cpu) = match accelerator {
-        Accelerator::Kvm => ("microvm,acpi=on,pit=off,pic=off,rtc=off", "kvm", "host"),
+        Accelerator::Kvm => ("microvm,acpi=on,pit=off,pic=off,rtc=on", "kvm", "host"),
         // `max` has what programs of today expect of a processor, such as SSE4 and AVX2.
         Accelerator::SoftwareEmulation => ("microvm,acpi=on,rtc=on", "tcg", "max"),
     };

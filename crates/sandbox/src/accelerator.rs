@@ -214,24 +214,50 @@ fn boot_id() -> Option<String> {
 fn identity(program: &Path) -> Option<String> {
     use std::os::unix::fs::MetadataExt as _;
 
-    let of = |path: &Path| {
-        fs::metadata(path).ok().map(|file| {
-            format!(
-                "{}-{}-{}-{:o}",
-                file.ino(),
-                file.size(),
-                file.mtime_nsec(),
-                file.mode()
-            )
-        })
-    };
-    let kvm = of(Path::new("/dev/kvm")).unwrap_or_default();
+    let program = fs::metadata(program).ok()?;
+    let program = format!(
+        "{}-{}-{}-{:o}",
+        program.ino(),
+        program.size(),
+        program.mtime_nsec(),
+        program.mode()
+    );
+    let kvm = fs::metadata("/dev/kvm").map(|device| device_identity(&device));
+    let kvm = kvm.unwrap_or_default();
     let user = rustix::process::geteuid().as_raw();
     let groups = rustix::process::getgroups()
         .map(|groups| groups.len())
         .unwrap_or_default();
-    Some(format!(
-        "{} kvm:{kvm} user:{user} groups:{groups}",
-        of(program)?
-    ))
+    Some(format!("{program} kvm:{kvm} user:{user} groups:{groups}"))
+}
+
+/// Returns what decides who may open a device. Its times say nothing: udev handles the device anew
+/// each time that a virtual machine comes or goes.
+fn device_identity(device: &fs::Metadata) -> String {
+    use std::os::unix::fs::MetadataExt as _;
+
+    let (uid, gid) = (device.uid(), device.gid());
+    format!("{:x}-{uid}-{gid}-{:o}", device.rdev(), device.mode())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::time::SystemTime;
+
+    use super::*;
+
+    #[test]
+    fn device_that_was_only_used_is_the_same_and_one_with_other_rights_is_not() {
+        let device = tempfile::NamedTempFile::new().expect("a file");
+        let identity = || device_identity(&device.as_file().metadata().expect("it is open"));
+        let before = identity();
+        let file = device.as_file();
+        file.set_modified(SystemTime::UNIX_EPOCH)
+            .expect("it is ours");
+        assert_eq!(identity(), before);
+        let rights = fs::Permissions::from_mode(0o640);
+        file.set_permissions(rights).expect("it is ours");
+        assert_ne!(identity(), before);
+    }
 }

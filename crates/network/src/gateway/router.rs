@@ -107,7 +107,8 @@ impl Router {
                 }
                 Some(ended) = self.tasks.join_next() => self.forget(ended.ok()),
                 Some(_) = self.queries.join_next() => {}
-                _ = drops.tick() => self.tell_drops(),
+                // Only then: an idle guest should not wake its host every second.
+                _ = drops.tick(), if !self.drops.is_empty() => self.tell_drops(),
             }
         }
         self.tell_drops();

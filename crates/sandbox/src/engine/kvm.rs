@@ -159,6 +159,10 @@ fn command_line(plan: &BootPlan) -> String {
         "i8042.noaux".to_owned(),
         "i8042.nokbd".to_owned(),
         "cryptomgr.notests".to_owned(),
+        // KVM's clock is used; the kernel need not look twice a second whether the processor's is right.
+        "tsc=nowatchdog".to_owned(),
+        // Nor make room for large pages twice a second: who wants some waits a moment.
+        "sysctl.vm.compaction_proactiveness=0".to_owned(),
         // The processor's random numbers seed the guest's: it must not wait for entropy.
         "random.trust_cpu=on".to_owned(),
         // Making and removing the control group of each command waits for RCU; a guest is small

@@ -1,5 +1,6 @@
 //! What all virtio devices have in common, and the queues they work on.
 
+use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -64,6 +65,14 @@ pub(crate) struct BrokenDriver {
 /// Says what a driver has done that it may not.
 pub(crate) const fn broken(reason: &'static str) -> BrokenDriver {
     BrokenDriver { reason }
+}
+
+/// Tells whether a stream of the host's has only nothing to say, or no room, now.
+pub(super) fn is_temporary(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
 }
 
 /// The interrupt of a device, and what it is for.

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 
 use smolvm_protocol::vmm::NetworkInterface;
 
-use super::device::{BrokenDriver, Queues, Request, VirtioDevice, broken};
+use super::device::{BrokenDriver, Queues, Request, VirtioDevice, broken, is_temporary};
 
 // Features (Virtio 1.3 §5.1.3).
 const FEATURE_MTU: u64 = 1 << 3;
@@ -222,13 +222,6 @@ impl NetworkDevice {
         self.sent = 0;
         true
     }
-}
-
-fn is_temporary(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-    )
 }
 
 impl VirtioDevice for NetworkDevice {

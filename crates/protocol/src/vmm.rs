@@ -6,7 +6,8 @@
 //!   supervisor                      smolvm-vmm run
 //!     boot  ───────────────────────>            the machine; once, first
 //!           <───────────────────────  done      it runs
-//!     pause, resume, power_button, stats ────>
+//!     pause, resume, power_button,
+//!     renew_generation_id, stats ──>
 //!           <───────────────────────  done, refused, stats    in the order of the requests
 //!           <───────────────────────  ended     the last line, before the process ends
 //! ```
@@ -90,6 +91,9 @@ pub enum Request {
     Resume,
     /// Press the power button.
     PowerButton,
+    /// Tell the guest, by another VM generation ID, that it is another machine than it was: what it
+    /// takes for random and its own may be known elsewhere.
+    RenewGenerationId,
     /// Say what the machine has done so far.
     Stats,
 }

@@ -36,6 +36,7 @@ use processors::Processors;
 
 use crate::boot::kernel::{Entry, LoadError};
 use crate::boot::{acpi, kernel, layout, start};
+use crate::devices::generation::GenerationId;
 use crate::devices::serial::SerialPort;
 use crate::devices::virtio::balloon::BalloonDevice;
 use crate::devices::virtio::block::BlockDevice;
@@ -124,6 +125,7 @@ pub(crate) struct Machine {
     platform: Arc<Platform>,
     processors: Processors,
     power_button: EventFd,
+    generation: GenerationId,
     // Last, so that memory and virtual machine outlive what works with them.
     _kvm: KvmMachine,
 }
@@ -159,6 +161,9 @@ impl Machine {
         let disks = description.disks.len();
         let vcpus = vcpus(&kvm, description.vcpus, &loaded.entry)?;
         let power_button = kvm.interrupt(layout::POWER_BUTTON_INTERRUPT)?;
+        let changed = kvm.interrupt(layout::GENERATION_INTERRUPT)?;
+        let generation = GenerationId::new(kvm.ram().memory().clone(), changed)
+            .map_err(host("make the generation ID"))?;
         // All files are open. The threads begin with what is left to this one.
         jail::give_up()?;
         let platform = Arc::new(Platform::new(serial, slots));
@@ -170,6 +175,7 @@ impl Machine {
             platform,
             processors,
             power_button,
+            generation,
             _kvm: kvm,
         })
     }
@@ -187,6 +193,11 @@ impl Machine {
     /// Presses the power button.
     pub(crate) fn press_power_button(&self) -> io::Result<()> {
         self.power_button.write(1)
+    }
+
+    /// Gives the machine another generation ID, and tells the guest.
+    pub(crate) fn renew_generation_id(&self) -> io::Result<()> {
+        self.generation.renew()
     }
 
     /// Returns what the machine has done so far.

@@ -103,6 +103,7 @@ const EVERY_THREAD: &[Call] = &[
 
 const CONTROL: &[Call] = &[
     call(libc::SYS_tgkill, "calls processors out of the guest"),
+    call(libc::SYS_getrandom, "is another generation ID"),
     call(libc::SYS_getpid, "whom to call, and the end by a panic"),
     call(libc::SYS_gettid, "the end by a panic"),
 ];

@@ -8,6 +8,7 @@ use smolvm_protocol::vmm::MachineStats;
 use crate::boot::layout::{VIRTIO_REGISTERS, VIRTIO_REGISTERS_BYTES};
 use crate::devices::power::{self, PowerRequest};
 use crate::devices::serial::SerialPort;
+use crate::devices::virtio::block;
 use crate::devices::virtio::transport::Slot;
 
 /// What is read where there is no device: lines that nobody drives are high.
@@ -39,11 +40,19 @@ impl Platform {
     }
 
     pub(crate) fn stats(&self) -> MachineStats {
-        MachineStats {
+        let mut stats = MachineStats {
             port_exits: self.port_exits.load(Ordering::Relaxed),
             mmio_exits: self.mmio_exits.load(Ordering::Relaxed),
             other_exits: self.other_exits.load(Ordering::Relaxed),
+            ..MachineStats::default()
+        };
+        for (device, traffic) in self.slots.iter().filter_map(Slot::traffic) {
+            match device {
+                block::DEVICE_ID => traffic.add_to(&mut stats.disks),
+                _ => traffic.add_to(&mut stats.network),
+            }
         }
+        stats
     }
 
     pub(crate) fn count_other_exit(&self) {

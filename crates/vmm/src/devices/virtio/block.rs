@@ -3,11 +3,16 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd as _;
+use std::sync::Arc;
 
 use rustix::fs::FallocateFlags;
 
 use super::device::{BrokenDriver, Queues, Request, Slices, VirtioDevice, broken};
+use super::traffic::TrafficCount;
 use crate::memory::{Memory, read_file_at, write_file_at};
+
+/// The device's number (Virtio 1.3 §5).
+pub(crate) const DEVICE_ID: u32 = 2;
 
 /// Bytes of a sector, in which the device counts (Virtio 1.3 §5.2.4).
 const SECTOR_BYTES: u64 = 512;
@@ -54,6 +59,7 @@ pub(crate) struct BlockDevice {
     size_bytes: u64,
     serial: [u8; ID_BYTES],
     configuration: [u8; 60],
+    traffic: Arc<TrafficCount>,
 }
 
 /// How a request ends: bytes that went into its buffers, or why it failed.
@@ -72,6 +78,7 @@ impl BlockDevice {
             size_bytes,
             serial,
             configuration: configuration(size_bytes / SECTOR_BYTES),
+            traffic: Arc::default(),
         })
     }
 
@@ -133,6 +140,7 @@ impl BlockDevice {
             slices.split_off_front(count);
             offset += count;
         }
+        self.traffic.count_to_guest(length);
         Ok(length)
     }
 
@@ -155,6 +163,7 @@ impl BlockDevice {
             slices.split_off_front(count);
             offset += count;
         }
+        self.traffic.count_from_guest(length);
         Ok(0)
     }
 
@@ -228,7 +237,11 @@ fn configuration(sectors: u64) -> [u8; 60] {
 
 impl VirtioDevice for BlockDevice {
     fn id(&self) -> u32 {
-        2
+        DEVICE_ID
+    }
+
+    fn traffic(&self) -> Option<Arc<TrafficCount>> {
+        Some(self.traffic.clone())
     }
 
     fn features(&self) -> u64 {
@@ -265,6 +278,8 @@ impl VirtioDevice for BlockDevice {
 #[cfg(test)]
 mod tests {
     use std::io::{Read as _, Seek as _, Write as _};
+
+    use smolvm_protocol::vmm::{Flow, Traffic};
 
     use super::super::driver::{Driver, NEEDS_RESET, Part};
     use super::*;
@@ -304,6 +319,14 @@ mod tests {
         file.rewind().unwrap();
         file.read_to_end(&mut content).unwrap();
         assert_eq!(content[1023..1537], [&[1][..], &[7; 512], &[1]].concat());
+        let mut traffic = Traffic::default();
+        let (_, counted) = driver.slot.traffic().unwrap();
+        counted.add_to(&mut traffic);
+        let once = Flow {
+            count: 1,
+            bytes: 512,
+        };
+        assert_eq!((traffic.to_guest, traffic.from_guest), (once, once));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use virtio_queue::{DescriptorChain, Queue, QueueOwnedT as _, QueueT as _};
 use vm_memory::{GuestMemoryBackend as _, VolatileSlice};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::traffic::TrafficCount;
 use crate::memory::Memory;
 
 /// The device has used buffers (Virtio 1.3 §4.2.2, `InterruptStatus` bit 0).
@@ -28,6 +29,11 @@ pub(crate) trait VirtioDevice: Send {
 
     /// Returns the largest size of each queue.
     fn queue_sizes(&self) -> &[u16];
+
+    /// Returns where it counts what it passes on, if it does.
+    fn traffic(&self) -> Option<Arc<TrafficCount>> {
+        None
+    }
 
     /// Returns the bytes of its configuration.
     fn configuration(&self) -> &[u8] {

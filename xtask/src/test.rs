@@ -39,6 +39,7 @@ const SCENARIOS_ON_KVM: &[&str] = &[
     "death::killed_vmm",
     "death::killed_supervisor",
     "death::kernel_panic",
+    "custom_boot::kernel_that_is_none",
     "files::",
 ];
 

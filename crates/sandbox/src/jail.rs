@@ -1,9 +1,8 @@
 //! The jail a VMM runs in, entered by a launcher process that then becomes the VMM.
 //!
-//! A guest that takes its VMM over finds itself with: namespaces of its own ([`namespaces`],
-//! where the host allows them), no right to gain rights
-//! (`no_new_privs`), no file but those of its own sandbox and the VMM's program files
-//! (Landlock), no TCP port and no process outside to signal (Landlock), no core dump, few
+//! A guest that takes its VMM over finds itself with: namespaces of its own where the host allows
+//! them ([`Namespaces`]), no right to gain rights (`no_new_privs`), no file but those of its own
+//! sandbox and the VMM's program files (Landlock), no TCP port and no process outside to signal (Landlock), no core dump, few
 //! descriptors, no file larger than its own disk (limits), and an end when its supervisor ends.
 //!
 //! The launcher is a process of its own because all of this then needs no code between fork and

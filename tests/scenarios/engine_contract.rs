@@ -17,6 +17,7 @@ fn check(engine: &str) {
 
     let _started = host.smolvm(&["start", "box"]).ok();
     assert_eq!(state(&host), "running");
+    check_counts(&host, engine);
     assert_eq!(
         host.smolvm(&["exec", "box", "--", "echo", "a", "b c"])
             .ok()
@@ -51,6 +52,29 @@ fn check(engine: &str) {
     let _deleted = host.smolvm(&["delete", "box"]).ok();
     assert_eq!(host.remains(), Vec::<String>::new());
     assert_eq!(host.smolvm(&["info", "box"]).code, 1, "gone");
+}
+
+/// Checks what a machine that has booted says of its work: of the engines, `kvm` counts it.
+fn check_counts(host: &Host, engine: &str) {
+    let info = host.smolvm(&["info", "box", "--json"]).ok().json();
+    let machine = &info["data"]["vm"]["machine"];
+    let has_process = engine != "fake";
+    assert_eq!(machine["resident_bytes"].is_u64(), has_process, "{machine}");
+    if engine != "kvm" {
+        assert!(machine["stats"].is_null(), "{machine}");
+        return;
+    }
+    let stats = &machine["stats"];
+    for count in [
+        &stats["port_exits"],
+        &stats["mmio_exits"],
+        &stats["disks"]["to_guest"]["bytes"],
+        &stats["disks"]["from_guest"]["count"],
+    ] {
+        assert!(count.as_u64().is_some_and(|count| count > 0), "{machine}");
+    }
+    let text = host.smolvm(&["info", "box"]).ok().text();
+    assert!(text.contains("disk traffic"), "{text}");
 }
 
 fn state(host: &Host) -> String {

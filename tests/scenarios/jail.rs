@@ -1,15 +1,28 @@
 //! The jail of a VMM: what a VMM that the guest has taken over can still do.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
-use smolvm_tests::{Host, binary};
+use smolvm_tests::{Host, binary, kill, wait};
 
 /// Runs a program in a jail that may read the system's programs and `readable`, and write
 /// `writable`.
 fn jailed(program: &str, arguments: &[&str], readable: &[&Path], writable: &[&Path]) -> Output {
+    jailed_by(&[], program, arguments, readable, writable)
+}
+
+/// The same with `launcher` starting the jail.
+fn jailed_by(
+    launcher: &[&str],
+    program: &str,
+    arguments: &[&str],
+    readable: &[&Path],
+    writable: &[&Path],
+) -> Output {
     let system = ["/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/bin"].map(Path::new);
     let bytes = |text: &&str| json!({ "Unix": text.as_bytes() });
     let readable = [&system[..], readable].concat();
@@ -21,11 +34,104 @@ fn jailed(program: &str, arguments: &[&str], readable: &[&Path], writable: &[&Pa
         "max_file_bytes": 4096,
         "supervisor_pid": std::process::id(),
     });
-    Command::new(binary("smolvm"))
-        .args(["jail", &plan.to_string()])
+    jail(launcher, &plan.to_string())
+}
+
+fn jail(launcher: &[&str], argument: &str) -> Output {
+    let smolvm = binary("smolvm");
+    let mut words = launcher.iter().map(OsStr::new).collect::<Vec<_>>();
+    words.extend([smolvm.as_os_str(), OsStr::new("jail"), OsStr::new(argument)]);
+    Command::new(words[0])
+        .args(&words[1..])
         .stdin(Stdio::null())
         .output()
         .expect("smolvm is built")
+}
+
+/// Starts a command as a user who is not root.
+const AS_NOBODY: &[&str] = &["unshare", "--user", "--map-user=1000", "--map-group=1000"];
+
+/// Names of namespaces, as files of proc(5) below `ns`.
+const NAMESPACES: [&str; 5] = ["net", "ipc", "uts", "mnt", "user"];
+
+#[test]
+fn vmm_has_namespaces_of_its_own_with_nothing_in_them() {
+    for launcher in [&[], AS_NOBODY] {
+        let allowed = jail(launcher, "--namespaces");
+        let allowed: Value = serde_json::from_slice(&allowed.stdout).unwrap_or_default();
+        if allowed["has_root"] != true {
+            println!("SKIPPED vmm_has_namespaces_of_its_own_with_nothing_in_them: {allowed}");
+            continue;
+        }
+        let script = "for name in net ipc uts mnt user; do readlink /proc/self/ns/$name; done; \
+                      cat /proc/self/net/dev; echo; cut -d ' ' -f 5 /proc/self/mountinfo";
+        let readable = [Path::new("/proc")];
+        let seen = jailed_by(launcher, "/bin/sh", &["-c", script], &readable, &[]);
+        let seen = String::from_utf8(seen.stdout).expect("text");
+        let (namespaces, rest) = seen.split_at(seen.find("Inter-").expect("a table"));
+        for (name, theirs) in NAMESPACES.iter().zip(namespaces.lines()) {
+            let ours = fs::read_link(format!("/proc/self/ns/{name}")).expect("proc(5)");
+            let is_own = ours != Path::new(theirs);
+            assert!(
+                is_own || (*name == "user" && launcher.is_empty()),
+                "{theirs}"
+            );
+        }
+        let (interfaces, mounts) = rest.split_once("\n\n").expect("two tables");
+        let interfaces: Vec<&str> = interfaces.lines().skip(2).collect();
+        assert_eq!(interfaces.len(), 1, "{interfaces:?}");
+        assert!(interfaces[0].trim().starts_with("lo:"), "{interfaces:?}");
+        let given = [
+            "/usr",
+            "/lib",
+            "/lib64",
+            "/etc/ld.so.cache",
+            "/bin",
+            "/proc",
+        ];
+        for mount in mounts.lines() {
+            let is_given = given.iter().any(|path| Path::new(mount).starts_with(path));
+            assert!(is_given || mount == "/", "{mount}");
+        }
+    }
+}
+
+#[test]
+fn vmm_of_another_user_ends_with_its_supervisor_too() {
+    // The supervisor here is a shell, which says the number of what it has started and then waits.
+    let plan = json!({
+        "program": "/bin/sleep",
+        "arguments": [{ "Unix": b"1000" }],
+        "readable": ["/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/bin"],
+        "writable": [],
+        "max_file_bytes": 4096,
+        "supervisor_pid": 0,
+    });
+    let plan = plan
+        .to_string()
+        .replace("\"supervisor_pid\":0", "\"supervisor_pid\":'$$'");
+    let smolvm = binary("smolvm");
+    let script = format!(
+        "{} {} jail '{plan}' & echo $!; wait",
+        AS_NOBODY.join(" "),
+        smolvm.display()
+    );
+    let mut supervisor = Command::new("sh")
+        .args(["-c", &script])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("spawned");
+    let mut line = String::new();
+    let output = supervisor.stdout.take().expect("piped");
+    BufReader::new(output).read_line(&mut line).expect("a line");
+    let name = format!("/proc/{}/comm", line.trim());
+    let host = Host::new();
+    host.wait_until("the program in its jail", |_| {
+        fs::read_to_string(&name).is_ok_and(|name| name == "sleep\n")
+    });
+    kill(supervisor.id());
+    assert_eq!(wait(&mut supervisor), 128 + 9);
+    host.wait_until("its end", |_| !Path::new(&name).exists());
 }
 
 #[test]
@@ -41,10 +147,10 @@ fn only_the_files_it_was_given_can_be_read_and_written() {
     assert_eq!(cat(&given).stdout, b"given");
     let refused = cat(&other);
     assert!(refused.stdout.is_empty(), "the jail leaks");
-    assert!(
-        String::from_utf8_lossy(&refused.stderr).contains("Permission denied"),
-        "{refused:?}"
-    );
+    // Where it has a root of its own, there is no such file.
+    let words = ["Permission denied", "No such file"];
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(words.iter().any(|word| said.contains(word)), "{said}");
 
     let line = format!("echo changed > {}", given.display());
     let write = |writable: &[&Path]| jailed("/bin/sh", &["-c", &line], &[&given], writable);

@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::TaskResult;
@@ -41,6 +41,7 @@ const SCENARIOS_ON_KVM: &[&str] = &[
     "death::killed_vmm",
     "death::killed_supervisor",
     "death::kernel_panic",
+    "custom_boot::kernel_that_is_none",
     "files::",
 ];
 
@@ -53,20 +54,32 @@ pub(crate) fn on_kvm(workspace: &Workspace) -> TaskResult {
 }
 
 fn scenarios_on_kvm(workspace: &Workspace) -> TaskResult {
-    let scenarios = scenarios(workspace)?;
-    let name = scenarios.file_name().ok_or("a program has a name")?;
-    let mut command = vec!["env".to_owned(), "SMOLVM_BACKEND=kvm".to_owned()];
-    command.push(name.to_string_lossy().into_owned());
+    let machine = test_program(workspace, "smolvm-vmm", "machine")?;
+    let scenarios = test_program(workspace, "smolvm-tests", "scenarios")?;
+    let name = |program: &Path| {
+        let name = program.file_name().ok_or("a program has a name")?;
+        Ok::<_, &str>(name.to_string_lossy().into_owned())
+    };
     // One after the other: the emulated host has one processor.
-    command.extend(["--include-ignored", "--test-threads=1"].map(str::to_owned));
-    command.extend(SCENARIOS_ON_KVM.iter().map(|&name| name.to_owned()));
-    kvm::run(workspace, &command, &[scenarios])
+    let options = "--include-ignored --test-threads=1";
+    let script = format!(
+        "{} {options} && {} {options} {}",
+        name(&machine)?,
+        name(&scenarios)?,
+        SCENARIOS_ON_KVM.join(" ")
+    );
+    let command = ["env", "SMOLVM_BACKEND=kvm", "bash", "-c", &script].map(str::to_owned);
+    kvm::run(workspace, &command, &[machine, scenarios])
 }
 
-/// Builds the scenarios and returns their program.
-fn scenarios(workspace: &Workspace) -> Result<PathBuf, Box<dyn std::error::Error>> {
+/// Builds a program of a package's tests and returns it.
+fn test_program(
+    workspace: &Workspace,
+    package: &str,
+    name: &str,
+) -> Result<PathBuf, Box<dyn std::error::Error>> {
     let mut build = cargo(workspace, &["test", "--no-run", "--locked"]);
-    build.args(["--package", "smolvm-tests", "--test", "scenarios"]);
+    build.args(["--package", package, "--test", name]);
     build.args(["--message-format", "json"]);
     build.stderr(Stdio::inherit());
     let output = build.output()?;
@@ -77,9 +90,14 @@ fn scenarios(workspace: &Workspace) -> Result<PathBuf, Box<dyn std::error::Error
         let (_, rest) = line.split_once("\"executable\":\"")?;
         rest.split_once('"').map(|(path, _)| PathBuf::from(path))
     });
+    // A package's own programs are built with its tests.
+    let is_it = |path: &PathBuf| {
+        let file = path.file_name().unwrap_or_default().to_string_lossy();
+        file.starts_with(&format!("{name}-"))
+    };
     paths
-        .next_back()
-        .ok_or_else(|| "cargo built no scenarios".into())
+        .find(is_it)
+        .ok_or_else(|| format!("cargo built no test {name}").into())
 }
 
 fn with_nextest(workspace: &Workspace) -> Result<Vec<Skip>, Box<dyn std::error::Error>> {

@@ -396,7 +396,8 @@ pub(crate) fn on_plan(error: &PlanError) -> Advice {
     match error {
         PlanError::QemuMissing => Advice::missing("qemu_missing", INSTALL_QEMU),
         PlanError::KvmNotUsable { .. } => Advice::code("kvm_not_usable")
-            .hint("leave the choice to SmolVM, or use QEMU: --engine qemu"),
+            .hint("what to do about it: smolvm doctor --engine kvm")
+            .hint("or leave the choice to SmolVM, or use QEMU: --engine qemu"),
         PlanError::Accelerator(error) => on_accelerator(error),
         PlanError::Cache(error) => on_cache(error),
         PlanError::Kernel(error) => on_kernel(error),

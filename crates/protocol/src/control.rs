@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::message::{BootTimes, Refusal};
 
+pub use crate::vmm::{Flow, MachineStats, Traffic};
+
 /// What a client wants from the supervisor; the first frame of a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -115,6 +117,12 @@ pub struct MachineStatus {
     pub uptime_ms: u64,
     /// Operations under way.
     pub open_streams: u32,
+    /// What the machine has done so far, where its engine counts it.
+    #[serde(default)]
+    pub stats: Option<MachineStats>,
+    /// Memory of the host's that the VMM has, its guest's included, in bytes.
+    #[serde(default)]
+    pub resident_bytes: Option<u64>,
 }
 
 /// What the supervisor tells the process that started it.

@@ -6,7 +6,8 @@
 //!   supervisor                      smolvm-vmm run
 //!     boot  ───────────────────────>            the machine; once, first
 //!           <───────────────────────  done      it runs
-//!     pause, resume, power_button, stats ────>
+//!     pause, resume, power_button,
+//!     renew_generation_id, stats ──>
 //!           <───────────────────────  done, refused, stats    in the order of the requests
 //!           <───────────────────────  ended     the last line, before the process ends
 //! ```
@@ -90,6 +91,9 @@ pub enum Request {
     Resume,
     /// Press the power button.
     PowerButton,
+    /// Tell the guest, by another VM generation ID, that it is another machine than it was: what it
+    /// takes for random and its own may be known elsewhere.
+    RenewGenerationId,
     /// Say what the machine has done so far.
     Stats,
 }
@@ -121,6 +125,30 @@ pub struct MachineStats {
     pub mmio_exits: u64,
     /// How often a processor left the guest for something else.
     pub other_exits: u64,
+    /// What its disks have read for the guest, and written.
+    pub disks: Traffic,
+    /// Its frames.
+    pub network: Traffic,
+}
+
+/// What a kind of device has passed on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Traffic {
+    /// What the guest has got: requests to read, or frames.
+    pub to_guest: Flow,
+    /// What the guest has given.
+    pub from_guest: Flow,
+}
+
+/// What has gone one way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Flow {
+    /// Requests or frames.
+    pub count: u64,
+    /// Bytes of them.
+    pub bytes: u64,
 }
 
 /// Why a machine has ended.

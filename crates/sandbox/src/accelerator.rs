@@ -261,3 +261,47 @@ mod tests {
         assert_ne!(identity(), before);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use smolvm_protocol::probe::{LoopSpeed, ProbeFailure, ProbeStep};
+
+    use super::*;
+
+    #[test]
+    fn reason_says_what_is_in_the_way() {
+        let denied = |group_id: u32, group_name: Option<&str>| KvmVerdict::NoPermission {
+            group_id,
+            group_name: group_name.map(str::to_owned),
+        };
+        let speed = LoopSpeed {
+            instructions: 60_000,
+            guest_ns: 4_000_000,
+            native_ns: 100_000,
+            ratio_percent: 4_000,
+        };
+        let emulated = KvmVerdict::Emulated {
+            speed,
+            instruction_failure: None,
+        };
+        let failing = KvmVerdict::Failing {
+            step: ProbeStep::CreateVm,
+            failure: ProbeFailure::ProbeCrashed,
+        };
+        let busy = KvmVerdict::Busy {
+            step: ProbeStep::CreateVm,
+        };
+        for (verdict, words) in [
+            (KvmVerdict::Absent, "has no /dev/kvm"),
+            (denied(104, Some("kvm")), "only root and the group 'kvm'"),
+            (denied(104, None), "only root and the group '104'"),
+            (denied(0, Some("root")), "only root may open it"),
+            (busy, "another hypervisor"),
+            (emulated, "40 times slower"),
+            (failing, "the probe failed at CreateVm"),
+        ] {
+            let reason = why_not_kvm(&verdict);
+            assert!(reason.contains(words), "{reason}");
+        }
+    }
+}

@@ -17,6 +17,7 @@ use std::path::PathBuf;
 
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
+use smolvm_protocol::vmm::MachineStats;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{MemoryMib, VcpuCount};
@@ -199,6 +200,10 @@ pub trait Machine: Send {
 
     /// Returns the process ID of the VMM, where it has one.
     fn vmm_pid(&self) -> Option<u32>;
+
+    /// Returns what the machine has done so far; `None` where the engine does not count it.
+    /// Cancel-safe.
+    fn stats(&mut self) -> BoxFuture<'_, io::Result<Option<MachineStats>>>;
 
     /// Presses the machine's power button.
     fn press_power_button(&mut self) -> BoxFuture<'_, io::Result<()>>;

@@ -1,12 +1,14 @@
 //! The jail a VMM runs in, entered by a launcher process that then becomes the VMM.
 //!
-//! A guest that takes its VMM over finds itself with: no right to gain rights
-//! (`no_new_privs`), no file but those of its own sandbox and the VMM's program files
-//! (Landlock), no TCP port and no process outside to signal (Landlock), no core dump, few
+//! A guest that takes its VMM over finds itself with: namespaces of its own where the host allows
+//! them ([`Namespaces`]), no right to gain rights (`no_new_privs`), no file but those of its own
+//! sandbox and the VMM's program files (Landlock), no TCP port and no process outside to signal (Landlock), no core dump, few
 //! descriptors, no file larger than its own disk (limits), and an end when its supervisor ends.
 //!
 //! The launcher is a process of its own because all of this then needs no code between fork and
 //! exec: it is an ordinary single-threaded program.
+
+mod namespaces;
 
 use std::ffi::OsString;
 use std::io;
@@ -22,6 +24,8 @@ use rustix::process::{Resource, Rlimit, Signal};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{Accelerator, BootPlan};
+
+pub use namespaces::Namespaces;
 
 /// Newest Landlock version whose restrictions are asked for; an older kernel gives what it has.
 /// Version 6 (Linux 6.12) added scopes (kernel, Documentation/userspace-api/landlock.rst).
@@ -153,6 +157,8 @@ impl JailPlan {
     }
 
     fn restrict_self(&self) -> Result<(), JailError> {
+        // The host may allow none; what they keep away is restricted below, too.
+        let _as_far_as_allowed = namespaces::enter(self.readable.iter().chain(&self.writable));
         die_with(self.supervisor_pid)?;
         set_limit("the limit of core dumps", Resource::Core, 0)?;
         set_limit("the limit of open files", Resource::Nofile, MAX_DESCRIPTORS)?;
@@ -232,6 +238,14 @@ fn process_error(what: &'static str, error: rustix::io::Errno) -> JailError {
         what,
         source: error.into(),
     }
+}
+
+/// Finds out which namespaces this host allows, by entering them.
+///
+/// Preconditions: the process has one thread, and ends afterwards.
+#[must_use]
+pub fn try_namespaces() -> Namespaces {
+    namespaces::enter([PathBuf::from("/usr")].iter())
 }
 
 /// How far this host's kernel can restrict file access.

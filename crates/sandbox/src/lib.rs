@@ -73,7 +73,7 @@ pub use network_log::NetworkLog;
 pub use plan::{PlanError, SupervisorPlan};
 pub use port_forwards::{AskedForward, PortForwardError, PortForwards};
 pub use private_networks::{NetworkMembers, NetworkName, Networks, NetworksError};
-pub use process::{JAIL_COMMAND, LOCK_FD, SUPERVISE_COMMAND};
+pub use process::{JAIL_COMMAND, LOCK_FD, NAMESPACES_OPTION, SUPERVISE_COMMAND, try_namespaces};
 pub use record::RecordError;
 pub use sandbox::{CreateError, Sandbox, StartError, StartReport, Started};
 pub use secrets::{MAX_SECRETS, SecretGrant, SecretsError};

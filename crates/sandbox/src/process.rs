@@ -17,7 +17,7 @@ use tokio::process::Child;
 
 use crate::SandboxSpec;
 use crate::installation::Installation;
-use crate::jail::JailPlan;
+use crate::jail::{JailPlan, Namespaces};
 use crate::record::SandboxDir;
 use crate::store::SandboxLock;
 
@@ -26,6 +26,9 @@ pub const SUPERVISE_COMMAND: &str = "supervise";
 
 /// Hidden command of the `smolvm` program that enters a jail and becomes a VMM.
 pub const JAIL_COMMAND: &str = "jail";
+
+/// Has the hidden command say, instead, which namespaces this host allows a VMM.
+pub const NAMESPACES_OPTION: &str = "--namespaces";
 
 /// Descriptor on which a supervisor inherits its sandbox's lock.
 pub const LOCK_FD: i32 = 3;
@@ -137,6 +140,16 @@ pub(crate) async fn run_probe(vmm: &Path) -> io::Result<String> {
         .await
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     Ok(line)
+}
+
+/// Asks this host which namespaces it allows a VMM.
+///
+/// # Errors
+///
+/// When `launcher` does not answer.
+pub async fn try_namespaces(launcher: &Path) -> io::Result<Namespaces> {
+    let answer = ask(launcher, &[JAIL_COMMAND, NAMESPACES_OPTION]).await?;
+    Ok(serde_json::from_slice(&answer)?)
 }
 
 /// Runs a program of the host that only says something, and returns what it says.

@@ -36,6 +36,7 @@ use processors::Processors;
 
 use crate::boot::kernel::{Entry, LoadError};
 use crate::boot::{acpi, kernel, layout, start};
+use crate::devices::generation::GenerationId;
 use crate::devices::serial::SerialPort;
 use crate::devices::virtio::balloon::BalloonDevice;
 use crate::devices::virtio::block::BlockDevice;
@@ -124,6 +125,7 @@ pub(crate) struct Machine {
     platform: Arc<Platform>,
     processors: Processors,
     power_button: EventFd,
+    generation: GenerationId,
     // Last, so that memory and virtual machine outlive what works with them.
     _kvm: KvmMachine,
 }
@@ -159,6 +161,9 @@ impl Machine {
         let disks = description.disks.len();
         let vcpus = vcpus(&kvm, description.vcpus, &loaded.entry)?;
         let power_button = kvm.interrupt(layout::POWER_BUTTON_INTERRUPT)?;
+        let changed = kvm.interrupt(layout::GENERATION_INTERRUPT)?;
+        let generation = GenerationId::new(kvm.ram().memory().clone(), changed)
+            .map_err(host("make the generation ID"))?;
         // All files are open. The threads begin with what is left to this one.
         jail::give_up()?;
         let platform = Arc::new(Platform::new(serial, slots));
@@ -170,6 +175,7 @@ impl Machine {
             platform,
             processors,
             power_button,
+            generation,
             _kvm: kvm,
         })
     }
@@ -187,6 +193,11 @@ impl Machine {
     /// Presses the power button.
     pub(crate) fn press_power_button(&self) -> io::Result<()> {
         self.power_button.write(1)
+    }
+
+    /// Gives the machine another generation ID, and tells the guest.
+    pub(crate) fn renew_generation_id(&self) -> io::Result<()> {
+        self.generation.renew()
     }
 
     /// Returns what the machine has done so far.
@@ -208,6 +219,12 @@ fn check(description: &MachineDescription) -> Result<(), StartError> {
             "{memory_mib} MiB of memory: {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB} are possible"
         ));
     }
+    let host_mib = host_memory_mib();
+    if u64::from(memory_mib) > host_mib {
+        return refuse(format!(
+            "{memory_mib} MiB of memory: this host has {host_mib} MiB with its swap; ask for less"
+        ));
+    }
     let others = OTHER_DEVICES + usize::from(description.network.is_some());
     if description.disks.len() + others > layout::MAX_VIRTIO_DEVICES {
         let most = layout::MAX_VIRTIO_DEVICES - others;
@@ -215,6 +232,15 @@ fn check(description: &MachineDescription) -> Result<(), StartError> {
         return refuse(format!("{count} disks: {most} at most are possible"));
     }
     Ok(())
+}
+
+/// Returns how much memory the host has, with what it can swap out. A machine with more would run
+/// until the host has to end something: Linux refuses an ordinary program that asks for so much at
+/// once (Linux 6.12, mm/util.c, `__vm_enough_memory`), but not a memory file.
+fn host_memory_mib() -> u64 {
+    let host = rustix::system::sysinfo();
+    let units = u64::from(host.mem_unit);
+    (host.totalram.saturating_add(host.totalswap)).saturating_mul(units) >> 20
 }
 
 /// Makes the devices, the disks first.
@@ -246,18 +272,9 @@ fn devices(
 }
 
 fn open_disk(disk: &Disk) -> io::Result<File> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(!disk.is_read_only)
-        .open(&disk.path)?;
-    if file.metadata()?.is_file() {
-        Ok(file)
-    } else {
-        Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "not a regular file",
-        ))
-    }
+    let mut options = OpenOptions::new();
+    options.read(true).write(!disk.is_read_only);
+    kernel::regular_file(&mut options, &disk.path)
 }
 
 fn slot(kvm: &KvmMachine, index: usize, device: Box<dyn VirtioDevice>) -> Result<Slot, StartError> {
@@ -280,4 +297,83 @@ fn vcpus(kvm: &KvmMachine, count: u8, entry: &Entry) -> Result<Vec<Vcpu>, KvmErr
     let vcpus = vcpus?;
     vcpus[0].enter(entry)?;
     Ok(vcpus)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn description(change: impl FnOnce(&mut MachineDescription)) -> MachineDescription {
+        let mut description = MachineDescription {
+            kernel: "/kernel".into(),
+            initramfs: "/initramfs".into(),
+            command_line: String::new(),
+            vcpus: 1,
+            memory_mib: MIN_MEMORY_MIB,
+            disks: Vec::new(),
+            network: None,
+        };
+        change(&mut description);
+        description
+    }
+
+    fn refusal(change: impl FnOnce(&mut MachineDescription)) -> String {
+        check(&description(change)).unwrap_err().to_string()
+    }
+
+    fn disk(path: &str) -> Disk {
+        Disk {
+            path: path.into(),
+            serial: "disk".to_owned(),
+            is_read_only: false,
+        }
+    }
+
+    #[test]
+    fn machine_that_cannot_be_is_refused_with_what_can() {
+        check(&description(|_| {})).unwrap();
+        assert_eq!(
+            refusal(|machine| machine.vcpus = 33),
+            "33 processors: 1 to 32 are possible"
+        );
+        assert_eq!(
+            refusal(|machine| machine.memory_mib = 15),
+            "15 MiB of memory: 16 to 1048576 are possible"
+        );
+        let disks = refusal(|machine| machine.disks = vec![disk("/disk"); 15]);
+        assert_eq!(disks, "15 disks: 14 at most are possible");
+    }
+
+    #[test]
+    fn more_memory_than_the_host_has_is_refused_with_how_much_it_has() {
+        let host_mib = u32::try_from(host_memory_mib()).unwrap();
+        check(&description(|machine| machine.memory_mib = host_mib)).unwrap();
+        let refusal = refusal(|machine| machine.memory_mib = host_mib + 1);
+        assert!(
+            refusal.contains(&format!("this host has {host_mib} MiB")),
+            "{refusal}"
+        );
+    }
+
+    #[test]
+    fn disk_that_is_a_directory_or_may_not_be_written_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().to_str().unwrap();
+        let refused = open_disk(&Disk {
+            is_read_only: true,
+            ..disk(path)
+        });
+        assert_eq!(refused.unwrap_err().to_string(), "not a regular file");
+        assert!(open_disk(&disk(path)).is_err());
+        // Nobody may write to this file, not even root (Linux 6.12, fs/kernfs/file.c,
+        // `KERNFS_ROOT_EXTRA_OPEN_PERM_CHECK`).
+        let unwritable = "/sys/kernel/uevent_seqnum";
+        let refused = open_disk(&disk(unwritable)).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+        open_disk(&Disk {
+            is_read_only: true,
+            ..disk(unwritable)
+        })
+        .unwrap();
+    }
 }

@@ -96,6 +96,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<Report, Failure
     checks.extend(machine::qemu(installation, resolved).await);
     checks.push(machine::engine(&choice, requested, installation));
     checks.push(machine::file_restriction());
+    checks.push(machine::namespaces(installation).await);
     checks.push(files::vmm(installation));
     checks.push(files::agent(installation));
     checks.extend(files::cache(installation));

@@ -1,6 +1,7 @@
 //! `info`: all that is known of a sandbox.
 
 use serde_json::json;
+use smolvm_sandbox::control::{Flow, MachineStats};
 use smolvm_sandbox::{Lifetime, NetworkName, NetworkPolicy, Networks, SandboxId, SandboxState};
 
 use crate::context::{Context, colour_of, elapsed_since};
@@ -68,9 +69,44 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<Report, Failure
         pairs.push(("kernel", machine.kernel_release));
         pairs.push(("supervisor", pid(Some(machine.supervisor_pid))));
         pairs.push(("vmm", pid(machine.vmm_pid)));
+        let resident = machine.resident_bytes;
+        pairs.extend(resident.map(|bytes| ("resident", text::size(bytes))));
+        pairs.extend(machine.stats.iter().flat_map(work));
     }
     pairs.push(("files", info.directory.display().to_string()));
     Ok(Report::new(json!({"vm": vm}), table::pairs(&pairs)))
+}
+
+/// Returns what a machine has done so far, in a few words.
+fn work(stats: &MachineStats) -> [(&'static str, String); 3] {
+    let flow =
+        |flow: Flow, unit: &str| format!("{} in {} {unit}", text::size(flow.bytes), flow.count);
+    let (disks, network) = (stats.disks, stats.network);
+    [
+        (
+            "exits",
+            format!(
+                "{} for ports, {} for registers, {} others",
+                stats.port_exits, stats.mmio_exits, stats.other_exits
+            ),
+        ),
+        (
+            "disk traffic",
+            format!(
+                "read {}, wrote {}",
+                flow(disks.to_guest, "requests"),
+                flow(disks.from_guest, "requests")
+            ),
+        ),
+        (
+            "frames",
+            format!(
+                "got {}, sent {}",
+                flow(network.to_guest, "frames"),
+                flow(network.from_guest, "frames")
+            ),
+        ),
+    ]
 }
 
 /// Returns the private networks of a sandbox, if it is in any.

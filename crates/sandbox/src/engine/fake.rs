@@ -15,6 +15,7 @@ use smolvm_protocol::message::{
     AgentHello, BootTimes, Command, Control, Event, Exec, Exit, ExitReason, NETWORK_CAPABILITY,
     Refusal, RefusalCode, Request,
 };
+use smolvm_protocol::vmm::MachineStats;
 use smolvm_protocol::{Frame, FrameCodec, FrameError, FrameKind, GENERATION, OLDEST_GENERATION};
 use tokio::io::{AsyncRead, AsyncWriteExt as _, DuplexStream};
 use tokio::sync::watch;
@@ -160,6 +161,10 @@ impl Machine for FakeMachine {
 
     fn vmm_pid(&self) -> Option<u32> {
         None
+    }
+
+    fn stats(&mut self) -> BoxFuture<'_, io::Result<Option<MachineStats>>> {
+        futures::future::ready(Ok(None)).boxed()
     }
 
     fn press_power_button(&mut self) -> BoxFuture<'_, io::Result<()>> {

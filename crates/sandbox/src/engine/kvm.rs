@@ -22,8 +22,8 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use rustix::process::Signal;
 use smolvm_protocol::vmm::{
-    AGENT_FD, CONSOLE_FD, CONTROL_FD, Disk, MachineDescription, MachineEnd, NETWORK_FD,
-    NetworkInterface, Request,
+    AGENT_FD, CONSOLE_FD, CONTROL_FD, Disk, MachineDescription, MachineEnd, MachineStats,
+    NETWORK_FD, NetworkInterface, Request,
 };
 use smolvm_protocol::{
     HOSTNAME_PARAMETER, OVERLAY_DISK_SERIAL, ROOT_DISK_SERIAL, ROOT_PARAMETER, ROOT_SHARED,
@@ -274,6 +274,10 @@ impl Machine for KvmMachine {
 
     fn vmm_pid(&self) -> Option<u32> {
         self.child.id()
+    }
+
+    fn stats(&mut self) -> BoxFuture<'_, io::Result<Option<MachineStats>>> {
+        async { self.control.stats().await.map(Some) }.boxed()
     }
 
     fn press_power_button(&mut self) -> BoxFuture<'_, io::Result<()>> {

@@ -21,6 +21,7 @@ use std::process::ExitStatus;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use smolvm_protocol::vmm::MachineStats;
 use tokio::io::AsyncRead;
 use tokio::net::UnixStream;
 use tokio::process::Child;
@@ -182,6 +183,10 @@ impl Machine for QemuMachine {
 
     fn vmm_pid(&self) -> Option<u32> {
         self.child.id()
+    }
+
+    fn stats(&mut self) -> BoxFuture<'_, io::Result<Option<MachineStats>>> {
+        futures::future::ready(Ok(None)).boxed()
     }
 
     fn press_power_button(&mut self) -> BoxFuture<'_, io::Result<()>> {

@@ -37,6 +37,9 @@ const EXPIRY_GRACE_MS: u64 = 5_000;
 /// How long a machine may take to end after its connection to the agent did.
 const CONNECTION_PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long a VMM may take to say what it has done so far.
+const STATS_PATIENCE: Duration = Duration::from_secs(1);
+
 /// How long a killed machine may take to end before it is killed again.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -333,7 +336,7 @@ impl Driver {
             SupervisorRequest::Stop { grace_ms } => self.close(grace_ms, Some(connection), false),
             SupervisorRequest::Delete => self.stop(0, Some(connection), true),
             SupervisorRequest::Status => {
-                let status = SupervisorReply::Status(self.status());
+                let status = SupervisorReply::Status(self.status().await);
                 clients::reply(connection, &status).await;
             }
             SupervisorRequest::AwaitReady if self.is_ready => {
@@ -482,10 +485,15 @@ impl Driver {
         }
     }
 
-    fn status(&self) -> MachineStatus {
+    async fn status(&mut self) -> MachineStatus {
+        let vmm_pid = self.machine.vmm_pid();
+        // The VMM may be the guest's by now, and say nothing.
+        let stats = tokio::time::timeout(STATS_PATIENCE, self.machine.stats()).await;
         MachineStatus {
             supervisor_pid: std::process::id(),
-            vmm_pid: self.machine.vmm_pid(),
+            vmm_pid,
+            stats: stats.ok().and_then(Result::ok).flatten(),
+            resident_bytes: vmm_pid.and_then(resident_bytes),
             kernel_release: self.kernel_release.clone(),
             uptime_ms: milliseconds(self.started.elapsed()),
             open_streams: u32::try_from(self.clients.operations().under_way()).unwrap_or(u32::MAX),
@@ -643,6 +651,13 @@ fn change_without_device(
     let (spec, _) = directory.read_spec()?;
     directory.write_network(&crate::network::changed(&spec.network, change)?)?;
     Ok(())
+}
+
+/// Returns how much of the host's memory a process has.
+fn resident_bytes(pid: u32) -> Option<u64> {
+    let process = procfs::process::Process::new(i32::try_from(pid).ok()?).ok()?;
+    let pages = process.statm().ok()?.resident;
+    pages.checked_mul(u64::try_from(rustix::param::page_size()).ok()?)
 }
 
 fn refused_by_host(step: &str, error: &std::io::Error) -> SupervisorReply {

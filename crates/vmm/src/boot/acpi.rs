@@ -1,7 +1,7 @@
 //! ACPI tables: how the kernel learns of processors, interrupts and devices.
 //!
 //! ```text
-//!   RSDP ─> XSDT ─┬─> FADT ─> DSDT   devices: power button, serial port, virtio
+//!   RSDP ─> XSDT ─┬─> FADT ─> DSDT   devices: power button, generation ID, serial port, virtio
 //!                 └─> MADT           processors and interrupt controllers
 //! ```
 //!
@@ -9,8 +9,8 @@
 //! interrupt controllers for the kernel to look for.
 
 use acpi_tables::aml::{
-    Device, EISAName, IO, Interrupt, Memory32Fixed, Method, Name, Notify, Package, Path,
-    ResourceTemplate, Scope,
+    Arg, Device, EISAName, Equal, IO, If, Interrupt, Memory32Fixed, Method, Name, Notify, Package,
+    Path, ResourceTemplate, Scope,
 };
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
@@ -51,6 +51,9 @@ const NO_VGA_NO_CLOCK: u16 = 1 << 2 | 1 << 5;
 
 /// Says that a button has been pressed (ACPI 6.5 §5.6.6, device object notifications).
 const BUTTON_PRESSED: u8 = 0x80;
+
+/// Says that the generation ID has changed (Microsoft, "Virtual Machine Generation ID", 2012).
+const GENERATION_CHANGED: u8 = 0x80;
 
 /// Writes the tables of a machine and returns where the first one is.
 ///
@@ -151,6 +154,8 @@ fn dsdt(virtio_devices: usize) -> Vec<u8> {
     let mut code = Vec::new();
     Name::new(Path::new("_S5_"), &Package::new(vec![&SLEEP_TYPE_OFF])).to_aml_bytes(&mut code);
     write_power_button(&mut code);
+    write_generation_id(&mut code);
+    write_events(&mut code);
     write_serial_port(&mut code);
     for index in 0..virtio_devices {
         write_virtio_device(&mut code, index);
@@ -160,18 +165,51 @@ fn dsdt(virtio_devices: usize) -> Vec<u8> {
     table.as_slice().to_vec()
 }
 
-/// A button, and the device whose interrupt says that it has been pressed (ACPI 6.5 §4.8.3.1
-/// and §5.6.9).
+/// The power button (ACPI 6.5 §4.8.3.1).
 fn write_power_button(code: &mut Vec<u8>) {
     let button = Device::new(
         Path::new("PWRB"),
         vec![&Name::new(Path::new("_HID"), &EISAName::new("PNP0C0C"))],
     )
     .to_bytes();
-    let interrupt = interrupt(layout::POWER_BUTTON_INTERRUPT);
-    let resources = ResourceTemplate::new(vec![&interrupt]);
-    let pressed = Notify::new(&Path::new("\\_SB_.PWRB"), &BUTTON_PRESSED).to_bytes();
-    let event = Method::new(Path::new("_EVT"), 1, true, vec![&Raw(pressed)]).to_bytes();
+    Scope::new(Path::new("\\_SB_"), vec![&Raw(button)]).to_aml_bytes(code);
+}
+
+/// The generation ID, known by its compatible name (Microsoft, "Virtual Machine Generation ID",
+/// 2012; Linux 6.12, drivers/virt/vmgenid.c, `vmgenid_ids`, which has it in capitals, as ACPICA
+/// gives it). `ADDR` is where the number is, in two halves.
+fn write_generation_id(code: &mut Vec<u8>) {
+    let low = u32::try_from(layout::GENERATION_ID).expect("it is below 1 MiB");
+    let address = Package::new(vec![&low, &0_u8]);
+    let generation = Device::new(
+        Path::new("VGEN"),
+        vec![
+            &Name::new(Path::new("_HID"), &"SMLV0001"),
+            &Name::new(Path::new("_CID"), &"VM_Gen_Counter"),
+            &Name::new(Path::new("_DDN"), &"VM_Gen_Counter"),
+            &Name::new(Path::new("ADDR"), &address),
+        ],
+    )
+    .to_bytes();
+    Scope::new(Path::new("\\_SB_"), vec![&Raw(generation)]).to_aml_bytes(code);
+}
+
+/// The device whose interrupts say that something has happened to the others (ACPI 6.5 §5.6.9).
+fn write_events(code: &mut Vec<u8>) {
+    let (button, generation) = (
+        interrupt(layout::POWER_BUTTON_INTERRUPT),
+        interrupt(layout::GENERATION_INTERRUPT),
+    );
+    let resources = ResourceTemplate::new(vec![&button, &generation]);
+    let pressed = on_interrupt(
+        layout::POWER_BUTTON_INTERRUPT,
+        &Notify::new(&Path::new("\\_SB_.PWRB"), &BUTTON_PRESSED),
+    );
+    let changed = on_interrupt(
+        layout::GENERATION_INTERRUPT,
+        &Notify::new(&Path::new("\\_SB_.VGEN"), &GENERATION_CHANGED),
+    );
+    let event = Method::new(Path::new("_EVT"), 1, true, vec![&pressed, &changed]).to_bytes();
     let events = Device::new(
         Path::new("GED_"),
         vec![
@@ -181,7 +219,13 @@ fn write_power_button(code: &mut Vec<u8>) {
         ],
     )
     .to_bytes();
-    Scope::new(Path::new("\\_SB_"), vec![&Raw(button), &Raw(events)]).to_aml_bytes(code);
+    Scope::new(Path::new("\\_SB_"), vec![&Raw(events)]).to_aml_bytes(code);
+}
+
+/// What the method of events does when it is called for this interrupt.
+fn on_interrupt(number: u32, act: &dyn Aml) -> Raw {
+    let is_it = Equal::new(&Arg(0), &number);
+    Raw(If::new(&is_it, vec![act]).to_bytes())
 }
 
 fn write_serial_port(code: &mut Vec<u8>) {
@@ -312,6 +356,26 @@ mod tests {
             .filter(|window| window == b"LNRO0005")
             .count();
         assert_eq!(count, layout::MAX_VIRTIO_DEVICES);
-        assert!(address(&rsdp, 24) + (xsdt.len() as u64) < layout::HIGH_MEMORY);
+        assert!(address(&rsdp, 24) + (xsdt.len() as u64) < layout::GENERATION_ID);
+    }
+
+    #[test]
+    fn events_name_what_has_happened_and_the_generation_id_where_it_is() {
+        let dsdt = dsdt(1);
+        let has = |bytes: &[u8]| dsdt.windows(bytes.len()).any(|window| window == bytes);
+        // Name, package of two: a double word, and zero (ACPI 6.5 §20.2.2 to §20.2.5).
+        let address = b"\x08ADDR\x12\x08\x02\x0c\x00\xf0\x0f\x00\x00";
+        assert!(has(address), "{dsdt:x?}");
+        assert!(has(b"\x08_CID\x0dVM_Gen_Counter\0"), "{dsdt:x?}");
+        // If Arg0 is the interrupt, notify: operators 0xa0, 0x93, 0x68 and 0x86.
+        for (interrupt, device) in [
+            (layout::POWER_BUTTON_INTERRUPT, b"PWRB"),
+            (layout::GENERATION_INTERRUPT, b"VGEN"),
+        ] {
+            let interrupt = u8::try_from(interrupt).unwrap();
+            let notify = [b"\x86\\\x2e_SB_".as_slice(), device, b"\x0a\x80"].concat();
+            let event = [[0x93, 0x68, 0x0a, interrupt].as_slice(), &notify].concat();
+            assert!(has(&event), "{interrupt}: {dsdt:x?}");
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! The kernel and the initial file system, from files into the guest's memory.
 
-use std::fs::File;
-use std::io::{self, Seek as _, SeekFrom};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use linux_loader::elf;
@@ -20,6 +21,32 @@ const PAGE_BYTES: u64 = 4096;
 /// From where a bzImage's 64-bit entry is (Linux 6.12,
 /// Documentation/arch/x86/boot.rst, "64-bit boot protocol").
 const BZIMAGE_64_BIT_ENTRY: u64 = 0x200;
+
+/// Bytes of a kernel's file that tell what it is: an ELF file's header.
+const HEAD_BYTES: usize = 64;
+
+// The header of an ELF file (elf(5), `Elf64_Ehdr`): its first bytes, how wide its addresses are, and
+// for which processor it is.
+const ELF_MAGIC: [u8; 4] = [elf::ELFMAG0, elf::ELFMAG1, elf::ELFMAG2, elf::ELFMAG3];
+const ELF_64_BIT: u8 = 2;
+const ELF_MACHINE: usize = 18;
+const ELF_X86_64: u16 = 62;
+
+/// A kernel for 64-bit ARM has these bytes in its header (Linux 6.12,
+/// Documentation/arch/arm64/booting.rst, `magic`).
+const ARM64_MAGIC: &[u8] = b"ARM\x64";
+const ARM64_MAGIC_OFFSET: usize = 56;
+
+// The header of a bzImage (Linux 6.12, Documentation/arch/x86/boot.rst): in which units it counts
+// its parts, the version that has `xloadflags`, and whether its 64-bit entry is there (bit 0,
+// `XLF_KERNEL_64`).
+const SECTOR_BYTES: u64 = 512;
+const PARAGRAPH_BYTES: u64 = 16;
+const BZIMAGE_LOAD_FLAGS_VERSION: u16 = 0x020c;
+const BZIMAGE_64_BIT: u16 = 1 << 0;
+
+const CUT: &str = "the file is cut short";
+const FOREIGN: &str = "it is for another processor than x86-64";
 
 /// Why a guest's kernel cannot be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +70,7 @@ pub(crate) enum LoadError {
     },
     /// The kernel or the initial file system does not fit.
     #[error(
-        "{} of {} KiB does not fit into memory of {} MiB", path.display(),
+        "{} of {} KiB does not fit into memory of {} MiB: give it more", path.display(),
         size_bytes >> 10, memory_bytes >> 20
     )]
     TooLarge {
@@ -99,33 +126,80 @@ fn load_kernel(ram: &GuestRam, path: &Path) -> Result<(Entry, u64), LoadError> {
         path: path.to_owned(),
         reason,
     };
-    let at = Some(GuestAddress(layout::HIGH_MEMORY));
-    let mut magic = [0; 4];
-    io::Read::read_exact(&mut file, &mut magic).map_err(|error| not_a_kernel(error.to_string()))?;
+    let mut head = [0; HEAD_BYTES];
+    match file.read_exact(&mut head) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            return Err(not_a_kernel(CUT.to_owned()));
+        }
+        read => read.map_err(|source| read_error(path, source))?,
+    }
     file.seek(SeekFrom::Start(0))
         .map_err(|source| read_error(path, source))?;
-    if u32::from_le_bytes(magic) == elf_magic() {
-        let loaded = Elf::load(ram.memory(), None, &mut file, at)
-            .map_err(|error| not_a_kernel(error.to_string()))?;
-        let PvhBootCapability::PvhEntryPresent(entry) = loaded.pvh_boot_cap else {
-            return Err(not_a_kernel("it has no PVH entry".to_owned()));
-        };
-        Ok((Entry::Pvh(entry.0), loaded.kernel_end))
+    let loaded = if head.starts_with(&ELF_MAGIC) {
+        load_elf(ram, &mut file, &head)
     } else {
-        let loaded = BzImage::load(ram.memory(), None, &mut file, at)
-            .map_err(|error| not_a_kernel(error.to_string()))?;
-        let header = loaded
-            .setup_header
-            .ok_or_else(|| not_a_kernel("it has no header".to_owned()))?;
-        let entry = loaded.kernel_load.0 + BZIMAGE_64_BIT_ENTRY;
-        // It decompresses itself into as much memory as its header says.
-        let end = loaded.kernel_load.0 + u64::from(header.init_size);
-        Ok((Entry::Linux64(entry, header), end.max(loaded.kernel_end)))
+        load_bzimage(ram, &mut file, &head)
+    };
+    let (entry, end) = loaded.map_err(not_a_kernel)?;
+    if end > ram.low_end() {
+        return Err(LoadError::TooLarge {
+            path: path.to_owned(),
+            size_bytes: end.saturating_sub(layout::HIGH_MEMORY),
+            memory_bytes: ram.low_end(),
+        });
     }
+    Ok((entry, end))
 }
 
-fn elf_magic() -> u32 {
-    u32::from_le_bytes([elf::ELFMAG0, elf::ELFMAG1, elf::ELFMAG2, elf::ELFMAG3])
+/// Loads an ELF file. Returns where it is entered and where it ends, or why it is not a kernel.
+fn load_elf(
+    ram: &GuestRam,
+    file: &mut File,
+    head: &[u8; HEAD_BYTES],
+) -> Result<(Entry, u64), String> {
+    let machine = u16::from_le_bytes([head[ELF_MACHINE], head[ELF_MACHINE + 1]]);
+    if (head[elf::EI_CLASS], machine) != (ELF_64_BIT, ELF_X86_64) {
+        return Err(format!("{FOREIGN} (ELF machine {machine})"));
+    }
+    let at = Some(GuestAddress(layout::HIGH_MEMORY));
+    let loaded = Elf::load(ram.memory(), None, file, at).map_err(|error| {
+        format!("{error}; the file may be cut short, or the memory too small for it")
+    })?;
+    let PvhBootCapability::PvhEntryPresent(entry) = loaded.pvh_boot_cap else {
+        return Err("it has no PVH entry (CONFIG_PVH)".to_owned());
+    };
+    Ok((Entry::Pvh(entry.0), loaded.kernel_end))
+}
+
+/// The same for a bzImage.
+fn load_bzimage(
+    ram: &GuestRam,
+    file: &mut File,
+    head: &[u8; HEAD_BYTES],
+) -> Result<(Entry, u64), String> {
+    if head[ARM64_MAGIC_OFFSET..].starts_with(ARM64_MAGIC) {
+        return Err(format!("{FOREIGN} (64-bit ARM)"));
+    }
+    let at = Some(GuestAddress(layout::HIGH_MEMORY));
+    let size_bytes = file.metadata().map_err(|error| error.to_string())?.len();
+    let loaded = BzImage::load(ram.memory(), None, file, at).map_err(|error| error.to_string())?;
+    let header = loaded.setup_header.ok_or("it has no header")?;
+    if header.version < BZIMAGE_LOAD_FLAGS_VERSION || header.xloadflags & BZIMAGE_64_BIT == 0 {
+        return Err(format!("{FOREIGN} (32-bit x86)"));
+    }
+    // No sectors means four, as it did when they were not counted.
+    let setup_sectors = match header.setup_sects {
+        0 => 4,
+        sectors => u64::from(sectors),
+    };
+    let promised = (setup_sectors + 1) * SECTOR_BYTES + u64::from(header.syssize) * PARAGRAPH_BYTES;
+    if size_bytes < promised {
+        return Err(format!("{CUT}: {size_bytes} of {promised} bytes are there"));
+    }
+    let entry = loaded.kernel_load.0 + BZIMAGE_64_BIT_ENTRY;
+    // It decompresses itself into as much memory as its header says.
+    let end = loaded.kernel_load.0 + u64::from(header.init_size);
+    Ok((Entry::Linux64(entry, header), end.max(loaded.kernel_end)))
 }
 
 /// Puts the initial file system at the end of low memory, as far from the kernel as there is.
@@ -178,7 +252,21 @@ fn load_command_line(ram: &GuestRam, text: &str) -> Result<(), LoadError> {
 }
 
 fn open(path: &Path) -> Result<File, LoadError> {
-    File::open(path).map_err(|source| read_error(path, source))
+    regular_file(OpenOptions::new().read(true), path).map_err(|source| read_error(path, source))
+}
+
+/// Opens a file that is one: a directory has no bytes, and others may have no end.
+pub(crate) fn regular_file(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    // Opening a pipe would wait for its other end; regular files know no waiting.
+    let file = options.custom_flags(libc::O_NONBLOCK).open(path)?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "not a regular file",
+        ))
+    }
 }
 
 fn read_error(path: &Path, source: io::Error) -> LoadError {
@@ -187,3 +275,6 @@ fn read_error(path: &Path, source: io::Error) -> LoadError {
         source,
     }
 }
+
+#[cfg(test)]
+mod tests;

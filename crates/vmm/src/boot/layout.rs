@@ -4,7 +4,7 @@
 //!   GPA       0x6000  start information (PVH) or boot parameters (bzImage)
 //!             0x8000  GDT            0x9000  page tables of the 64-bit boot protocol
 //!           0x2_0000  the kernel's command line
-//!           0xe_0000  ACPI tables    up to 1 MiB
+//!           0xe_0000  ACPI tables    0xf_f000  the generation ID, up to 1 MiB
 //!          0x10_0000  the kernel; the initial file system at the end of low memory
 //!        0xd000_0000  registers of the virtio devices, 4 KiB each
 //!        0xfec0_0000  IOAPIC         0xfee0_0000  local APICs
@@ -35,6 +35,10 @@ pub(crate) const MAX_COMMAND_LINE_BYTES: usize = 2048;
 /// The ACPI tables, in memory that kernels leave alone (ACPI 6.5 §5.2.5.1 has them find the first
 /// table here, too).
 pub(crate) const ACPI_TABLES: u64 = 0xe_0000;
+
+/// The generation ID: 8-byte aligned, in memory that no kernel takes for its own or for tables, and
+/// in a page where nothing else is (Microsoft, "Virtual Machine Generation ID", 2012).
+pub(crate) const GENERATION_ID: u64 = 0xf_f000;
 
 /// Where low memory that a PC keeps for itself ends, and the kernel begins.
 pub(crate) const HIGH_MEMORY: u64 = 0x10_0000;
@@ -76,8 +80,11 @@ pub(crate) const RESET_PORT: u16 = 0x602;
 /// The power button's interrupt.
 pub(crate) const POWER_BUTTON_INTERRUPT: u32 = 5;
 
+/// The interrupt by which the guest learns that its generation ID has changed.
+pub(crate) const GENERATION_INTERRUPT: u32 = 6;
+
 /// The first virtio device's interrupt; the next ones follow. An IOAPIC has 24.
-pub(crate) const FIRST_VIRTIO_INTERRUPT: u32 = 6;
+pub(crate) const FIRST_VIRTIO_INTERRUPT: u32 = 7;
 
 /// Virtio devices that a machine can have: the IOAPIC's interrupts from the first one on.
 pub(crate) const MAX_VIRTIO_DEVICES: usize = 24 - FIRST_VIRTIO_INTERRUPT as usize;

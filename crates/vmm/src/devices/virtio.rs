@@ -5,6 +5,7 @@
 //! ```text
 //!   [`transport`]   the registers: negotiation, queues, status           entered by processors
 //!   [`device`]      what all devices have in common, and their queues
+//!   traffic         counting what they pass on
 //!   block, console, network, random, balloon
 //!                   what one device does with its queues: no threads, no events
 //!   `machine::workers`   the threads, the only place that waits for events
@@ -21,4 +22,5 @@ pub(crate) mod device;
 mod driver;
 pub(crate) mod network;
 pub(crate) mod random;
+mod traffic;
 pub(crate) mod transport;

@@ -103,6 +103,7 @@ const EVERY_THREAD: &[Call] = &[
 
 const CONTROL: &[Call] = &[
     call(libc::SYS_tgkill, "calls processors out of the guest"),
+    call(libc::SYS_getrandom, "is another generation ID"),
     call(libc::SYS_getpid, "whom to call, and the end by a panic"),
     call(libc::SYS_gettid, "the end by a panic"),
 ];
@@ -111,6 +112,7 @@ const CONTROL: &[Call] = &[
 const DEVICE_WORK: &[Call] = &[
     call(libc::SYS_preadv, "reads disks"),
     call(libc::SYS_pwritev, "writes disks"),
+    call(libc::SYS_fstat, "sees that a disk has been cut"),
     call(libc::SYS_fdatasync, "flushes disks"),
     call(libc::SYS_fallocate, "discards blocks and memory"),
     call(libc::SYS_readv, "takes frames, and what the agent is told"),

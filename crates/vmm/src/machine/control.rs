@@ -125,6 +125,11 @@ fn answer(machine: &Machine, request: &Request) -> Reply {
                 return refusal(&format!("press the power button: {error}"));
             }
         }
+        Request::RenewGenerationId => {
+            if let Err(error) = machine.renew_generation_id() {
+                return refusal(&format!("renew the generation ID: {error}"));
+            }
+        }
         Request::Stats => return Reply::Stats(machine.stats()),
     }
     Reply::Done

@@ -177,3 +177,24 @@ pub(super) fn file_restriction() -> Check {
         ),
     }
 }
+
+/// Checks which namespaces of their own VMMs get; they are confined without as well.
+pub(super) async fn namespaces(installation: &Installation) -> Check {
+    let fix = "allow user namespaces (user.max_user_namespaces, kernel.unprivileged_userns_clone, \
+               kernel.apparmor_restrict_unprivileged_userns), or take it as it is: VMMs are \
+               confined by the other layers";
+    let found = match smolvm_sandbox::try_namespaces(&installation.smolvm).await {
+        Ok(found) => found,
+        Err(error) => {
+            let detail = format!("cannot be tried: {error}");
+            return Check::warn("namespaces", detail, "install smolvm anew");
+        }
+    };
+    let user = if found.has_user { "user, " } else { "" };
+    let own = format!("VMMs have {user}network, mount, ipc and uts namespaces of their own");
+    match (found.has_network, found.has_root) {
+        (true, true) => Check::pass("namespaces", format!("{own}, and see their files only")),
+        (true, false) => Check::pass("namespaces", own),
+        (false, _) => Check::warn("namespaces", "this host allows VMMs none of their own", fix),
+    }
+}

@@ -7,7 +7,7 @@ use std::io;
 use std::time::Duration;
 
 use futures::{FutureExt as _, StreamExt as _};
-use smolvm_protocol::vmm::{MAX_LINE_BYTES, MachineEnd, Reply, Request};
+use smolvm_protocol::vmm::{MAX_LINE_BYTES, MachineEnd, MachineStats, Reply, Request};
 use tokio::io::{AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
@@ -51,23 +51,37 @@ impl Control {
 
     /// Asks for something and waits until it has been done.
     pub(super) async fn ask(&mut self, request: &Request) -> io::Result<()> {
+        self.answer(request).await.map(drop)
+    }
+
+    /// Asks what the machine has done so far.
+    pub(super) async fn stats(&mut self) -> io::Result<MachineStats> {
+        match self.answer(&Request::Stats).await? {
+            Reply::Stats(stats) => Ok(stats),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    /// Asks for something and waits for the answer.
+    async fn answer(&mut self, request: &Request) -> io::Result<Reply> {
         self.writer.write_all(&line(request)?).await?;
         // Counted until the answer is here: this wait may be given up.
         self.unawaited += 1;
-        while self.unawaited > 0 {
+        loop {
             let reply = tokio::time::timeout(PATIENCE, self.replies.recv()).await;
             let reply = reply.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?;
             let reply = reply.ok_or(io::ErrorKind::BrokenPipe)?;
             self.unawaited -= 1;
             match reply {
-                Reply::Refused { message } if self.unawaited == 0 => {
+                // The answer to an earlier request.
+                _ if self.unawaited > 0 => {}
+                Reply::Refused { message } => {
                     let message = text::excerpt(&message, MAX_MESSAGE_CHARS);
                     return Err(io::Error::other(message));
                 }
-                _ => {}
+                reply => return Ok(reply),
             }
         }
-        Ok(())
     }
 
     /// Lets the machine go on without waiting until it does. A socket that is full of requests is
@@ -114,4 +128,68 @@ async fn read(reader: ReadHalf<UnixStream>, replies: mpsc::Sender<Reply>) -> Opt
         }
     }
     end
+}
+
+#[cfg(test)]
+mod tests {
+    use smolvm_protocol::vmm::Flow;
+    use tokio::io::{AsyncBufReadExt as _, BufReader};
+
+    use super::*;
+
+    /// Returns a control and the monitor's side, which answers each request by the next of
+    /// `replies`, and then closes the connection.
+    fn control(replies: Vec<Reply>) -> (Control, JoinHandle<Vec<String>>) {
+        let (ours, theirs) = UnixStream::pair().expect("sockets");
+        let monitor = tokio::spawn(async move {
+            let mut stream = BufReader::new(theirs);
+            let mut requests = Vec::new();
+            for reply in replies {
+                let mut request = String::new();
+                stream.read_line(&mut request).await.expect("a request");
+                requests.push(request.trim().to_owned());
+                let reply = serde_json::to_string(&reply).expect("JSON") + "\n";
+                stream.write_all(reply.as_bytes()).await.expect("heard");
+            }
+            requests
+        });
+        (Control::new(ours), monitor)
+    }
+
+    #[tokio::test]
+    async fn stats_are_those_of_the_answer_to_their_own_request() {
+        let stats = MachineStats {
+            port_exits: 7,
+            ..MachineStats::default()
+        };
+        let refused = Reply::Refused {
+            message: "no".to_owned(),
+        };
+        let (mut control, monitor) = control(vec![refused, Reply::Stats(stats)]);
+        control.resume_soon();
+        assert_eq!(control.stats().await.expect("answered"), stats);
+        assert_eq!(monitor.await.expect("done"), ["\"resume\"", "\"stats\""]);
+    }
+
+    #[tokio::test]
+    async fn monitor_that_answers_something_else_has_no_stats() {
+        let (mut control, _monitor) = control(vec![Reply::Done]);
+        let error = control.stats().await.expect_err("no stats");
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        let error = control.stats().await.expect_err("gone");
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn counts_have_these_names_for_whoever_reads_them() {
+        let flow = Flow {
+            count: 2,
+            bytes: 512,
+        };
+        let mut stats = MachineStats::default();
+        (stats.disks.to_guest, stats.network.from_guest) = (flow, flow);
+        let document = serde_json::to_value(stats).expect("JSON");
+        assert_eq!(document["disks"]["to_guest"]["bytes"], 512);
+        assert_eq!(document["network"]["from_guest"]["count"], 2);
+    }
 }

@@ -3,11 +3,16 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd as _;
+use std::sync::Arc;
 
 use rustix::fs::FallocateFlags;
 
 use super::device::{BrokenDriver, Queues, Request, Slices, VirtioDevice, broken};
+use super::traffic::TrafficCount;
 use crate::memory::{Memory, read_file_at, write_file_at};
+
+/// The device's number (Virtio 1.3 §5).
+pub(crate) const DEVICE_ID: u32 = 2;
 
 /// Bytes of a sector, in which the device counts (Virtio 1.3 §5.2.4).
 const SECTOR_BYTES: u64 = 512;
@@ -54,6 +59,7 @@ pub(crate) struct BlockDevice {
     size_bytes: u64,
     serial: [u8; ID_BYTES],
     configuration: [u8; 60],
+    traffic: Arc<TrafficCount>,
 }
 
 /// How a request ends: bytes that went into its buffers, or why it failed.
@@ -72,6 +78,7 @@ impl BlockDevice {
             size_bytes,
             serial,
             configuration: configuration(size_bytes / SECTOR_BYTES),
+            traffic: Arc::default(),
         })
     }
 
@@ -133,6 +140,7 @@ impl BlockDevice {
             slices.split_off_front(count);
             offset += count;
         }
+        self.traffic.count_to_guest(length);
         Ok(length)
     }
 
@@ -140,7 +148,13 @@ impl BlockDevice {
         if self.is_read_only {
             return Err(STATUS_IO_ERROR);
         }
-        let mut offset = self.offset(sector, slices.len())?;
+        let length = slices.len();
+        let mut offset = self.offset(sector, length)?;
+        if self.file_bytes()? < offset + length {
+            // The file has been made shorter. Made longer again, it would read as zeros where it
+            // has lost something.
+            return Err(STATUS_IO_ERROR);
+        }
         while slices.len() > 0 {
             let count = retry(|| write_file_at(self.file.as_fd(), slices.as_slices(), offset))?;
             if count == 0 {
@@ -149,7 +163,14 @@ impl BlockDevice {
             slices.split_off_front(count);
             offset += count;
         }
+        self.traffic.count_from_guest(length);
         Ok(0)
+    }
+
+    /// Returns how long the file is now.
+    fn file_bytes(&self) -> Outcome {
+        let stat = rustix::fs::fstat(&self.file).map_err(|_| STATUS_IO_ERROR)?;
+        u64::try_from(stat.st_size).map_err(|_| STATUS_IO_ERROR)
     }
 
     fn flush(&self) -> Outcome {
@@ -216,7 +237,11 @@ fn configuration(sectors: u64) -> [u8; 60] {
 
 impl VirtioDevice for BlockDevice {
     fn id(&self) -> u32 {
-        2
+        DEVICE_ID
+    }
+
+    fn traffic(&self) -> Option<Arc<TrafficCount>> {
+        Some(self.traffic.clone())
     }
 
     fn features(&self) -> u64 {
@@ -253,6 +278,8 @@ impl VirtioDevice for BlockDevice {
 #[cfg(test)]
 mod tests {
     use std::io::{Read as _, Seek as _, Write as _};
+
+    use smolvm_protocol::vmm::{Flow, Traffic};
 
     use super::super::driver::{Driver, NEEDS_RESET, Part};
     use super::*;
@@ -292,6 +319,14 @@ mod tests {
         file.rewind().unwrap();
         file.read_to_end(&mut content).unwrap();
         assert_eq!(content[1023..1537], [&[1][..], &[7; 512], &[1]].concat());
+        let mut traffic = Traffic::default();
+        let (_, counted) = driver.slot.traffic().unwrap();
+        counted.add_to(&mut traffic);
+        let once = Flow {
+            count: 1,
+            bytes: 512,
+        };
+        assert_eq!((traffic.to_guest, traffic.from_guest), (once, once));
     }
 
     #[test]
@@ -308,13 +343,77 @@ mod tests {
     }
 
     #[test]
-    fn file_that_was_made_shorter_fails_reads_and_is_not_made_longer() {
+    fn file_that_was_made_shorter_fails_and_is_not_made_longer() {
         let (mut driver, file) = disk(false);
         file.set_len(512).unwrap();
-        let header = header(TYPE_IN, 4);
-        let done = driver.request(0, &[Part::Read(&header), Part::Write(512), Part::Write(1)]);
+        let (read, write) = (header(TYPE_IN, 4), header(TYPE_OUT, 15));
+        let parts = [Part::Read(&write), Part::Read(&[7; 512]), Part::Write(1)];
+        assert_eq!(driver.request(0, &parts), [[STATUS_IO_ERROR]]);
+        let done = driver.request(0, &[Part::Read(&read), Part::Write(512), Part::Write(1)]);
         assert_eq!(done[1], [STATUS_IO_ERROR]);
         assert_eq!(file.metadata().unwrap().len(), 512);
+        // What is left of it goes on.
+        let write = header(TYPE_OUT, 0);
+        let parts = [Part::Read(&write), Part::Read(&[7; 512]), Part::Write(1)];
+        assert_eq!(driver.request(0, &parts), [[STATUS_OK]]);
+    }
+
+    /// Names, in a process of the next test's own, a directory on a full file system.
+    const FULL: &str = "SMOLVM_VMM_FULL_FILE_SYSTEM";
+
+    /// Not a test by itself: what that process does.
+    #[test]
+    fn writes_until_there_is_no_room() {
+        let Ok(directory) = std::env::var(FULL) else {
+            return;
+        };
+        let file = tempfile::tempfile_in(directory).unwrap();
+        // Sparse, and larger than what it is on.
+        file.set_len(1 << 20).unwrap();
+        let mut driver = Driver::new(BlockDevice::new(file, "disk", false).unwrap());
+        let mut write = |sector: u64| {
+            let header = header(TYPE_OUT, sector);
+            let parts = [Part::Read(&header), Part::Read(&[7; 4096]), Part::Write(1)];
+            driver.request(0, &parts)[0][0]
+        };
+        // Each request has its own place in the queue, which is short.
+        assert_eq!(write(0), STATUS_OK);
+        assert_eq!(write(8), STATUS_OK);
+        assert_eq!(write(2040), STATUS_IO_ERROR, "there is room for two pages");
+        // What has a place already can be written, and is as it was written.
+        assert_eq!(write(8), STATUS_OK);
+        eprintln!("went on");
+    }
+
+    #[test]
+    fn full_file_system_fails_what_has_no_room_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().to_str().unwrap();
+        let test = std::env::current_exe().unwrap();
+        // Two pages, and one for the directory.
+        let script = "mount -t tmpfs -o size=8k none \"$1\" && exec \"$2\" --exact --nocapture \
+             devices::virtio::block::tests::writes_until_there_is_no_room";
+        let ended = std::process::Command::new("unshare")
+            .args([
+                "--user",
+                "--map-root-user",
+                "--mount",
+                "sh",
+                "-c",
+                script,
+                "sh",
+                path,
+            ])
+            .arg(test)
+            .env(FULL, path)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr);
+        if said.contains("unshare failed") {
+            println!("SKIPPED full_file_system_fails_what_has_no_room_and_nothing_else: {said}");
+            return;
+        }
+        assert!(ended.status.success() && said.contains("went on"), "{said}");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
-use super::device::{BrokenDriver, Queues, Request, VirtioDevice};
+use super::device::{BrokenDriver, Queues, Request, VirtioDevice, is_temporary};
 use crate::memory;
 
 /// The device has several ports, and queues to control them (Virtio 1.3 §5.3.3).
@@ -202,13 +202,6 @@ impl ConsoleDevice {
         self.tell(EVENT_PORT_OPEN, 0, "");
         self.send_control(queues)
     }
-}
-
-fn is_temporary(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-    )
 }
 
 impl VirtioDevice for ConsoleDevice {

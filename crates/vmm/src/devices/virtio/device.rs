@@ -1,5 +1,6 @@
 //! What all virtio devices have in common, and the queues they work on.
 
+use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -8,6 +9,7 @@ use virtio_queue::{DescriptorChain, Queue, QueueOwnedT as _, QueueT as _};
 use vm_memory::{GuestMemoryBackend as _, VolatileSlice};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::traffic::TrafficCount;
 use crate::memory::Memory;
 
 /// The device has used buffers (Virtio 1.3 §4.2.2, `InterruptStatus` bit 0).
@@ -27,6 +29,11 @@ pub(crate) trait VirtioDevice: Send {
 
     /// Returns the largest size of each queue.
     fn queue_sizes(&self) -> &[u16];
+
+    /// Returns where it counts what it passes on, if it does.
+    fn traffic(&self) -> Option<Arc<TrafficCount>> {
+        None
+    }
 
     /// Returns the bytes of its configuration.
     fn configuration(&self) -> &[u8] {
@@ -64,6 +71,14 @@ pub(crate) struct BrokenDriver {
 /// Says what a driver has done that it may not.
 pub(crate) const fn broken(reason: &'static str) -> BrokenDriver {
     BrokenDriver { reason }
+}
+
+/// Tells whether a stream of the host's has only nothing to say, or no room, now.
+pub(super) fn is_temporary(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
 }
 
 /// The interrupt of a device, and what it is for.

@@ -4,10 +4,12 @@
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 
 use smolvm_protocol::vmm::NetworkInterface;
 
-use super::device::{BrokenDriver, Queues, Request, VirtioDevice, broken};
+use super::device::{BrokenDriver, Queues, Request, VirtioDevice, broken, is_temporary};
+use super::traffic::TrafficCount;
 
 // Features (Virtio 1.3 §5.1.3).
 const FEATURE_MTU: u64 = 1 << 3;
@@ -48,6 +50,7 @@ pub(crate) struct NetworkDevice {
     unsent: Vec<u8>,
     /// What of `unsent` it has taken.
     sent: usize,
+    traffic: Arc<TrafficCount>,
 }
 
 /// Whether the guest has buffers enough for a frame.
@@ -72,6 +75,7 @@ impl NetworkDevice {
             passed_on: 0,
             unsent: Vec::new(),
             sent: 0,
+            traffic: Arc::default(),
         })
     }
 
@@ -120,7 +124,10 @@ impl NetworkDevice {
                 break;
             };
             match self.pass_on(frame.clone(), queues)? {
-                Room::Enough => self.passed_on = frame.end,
+                Room::Enough => {
+                    self.passed_on = frame.end;
+                    self.traffic.count_to_guest(frame.len() as u64);
+                }
                 // Those that came in between may be enough; the same again are not.
                 Room::Short(buffers) => {
                     if short_of == Some(buffers) || !queues.wait_for_kick(TO_GUEST)? {
@@ -200,6 +207,7 @@ impl NetworkDevice {
                 let start = self.unsent.len();
                 self.unsent.resize(start + length, 0);
                 slices.copy_to(&mut self.unsent[start..]);
+                self.traffic.count_from_guest(length as u64);
             }
             queues.complete(FROM_GUEST, &request, 0)?;
         }
@@ -224,16 +232,13 @@ impl NetworkDevice {
     }
 }
 
-fn is_temporary(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-    )
-}
-
 impl VirtioDevice for NetworkDevice {
     fn id(&self) -> u32 {
         1
+    }
+
+    fn traffic(&self) -> Option<Arc<TrafficCount>> {
+        Some(self.traffic.clone())
     }
 
     fn features(&self) -> u64 {
@@ -267,6 +272,8 @@ impl VirtioDevice for NetworkDevice {
 
 #[cfg(test)]
 mod tests {
+    use smolvm_protocol::vmm::{Flow, Traffic};
+
     use super::super::driver::{Driver, Part};
     use super::*;
 
@@ -284,6 +291,13 @@ mod tests {
         )
     }
 
+    fn traffic(driver: &Driver) -> Traffic {
+        let mut traffic = Traffic::default();
+        let (_, counted) = driver.slot.traffic().unwrap();
+        counted.add_to(&mut traffic);
+        traffic
+    }
+
     fn framed(frame: &[u8]) -> Vec<u8> {
         let length = u32::try_from(frame.len()).unwrap();
         [&length.to_be_bytes()[..], frame].concat()
@@ -299,6 +313,7 @@ mod tests {
         let mut sent = [0; 11];
         host.read_exact(&mut sent).unwrap();
         assert_eq!(sent[..], framed(b"a frame"));
+        assert_eq!(traffic(&driver).from_guest, Flow { count: 1, bytes: 7 });
     }
 
     #[test]
@@ -316,6 +331,15 @@ mod tests {
         expected.extend([9; 8]);
         assert_eq!(driver.bytes(first[0]), expected);
         assert_eq!(driver.bytes(second[0])[..22], [9; 22]);
+        let counted = traffic(&driver);
+        assert_eq!(
+            counted.to_guest,
+            Flow {
+                count: 1,
+                bytes: 30
+            }
+        );
+        assert_eq!(counted.from_guest, Flow::default());
     }
 
     #[test]

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use virtio_queue::{Queue, QueueT as _};
 
 use super::device::{BrokenDriver, DeviceInterrupt, Queues, VirtioDevice};
+use super::traffic::TrafficCount;
 use crate::memory::Memory;
 
 /// "virt" (Virtio 1.3 §4.2.2, `MagicValue`).
@@ -79,7 +80,9 @@ pub(crate) struct Slot {
     /// Guards the device, its registers and its queues. Taken last, held for one access or for
     /// one piece of work.
     transport: Mutex<Transport>,
+    device_id: u32,
     queue_count: usize,
+    traffic: Option<Arc<TrafficCount>>,
     /// A copy of the device's source, which does not change.
     source: Option<OwnedFd>,
 }
@@ -96,7 +99,9 @@ impl Slot {
             .map(|source| source.try_clone_to_owned())
             .transpose()?;
         Ok(Self {
+            device_id: device.id(),
             queue_count: device.queue_sizes().len(),
+            traffic: device.traffic(),
             transport: Mutex::new(Transport::new(device, memory, interrupt.clone())),
             interrupt,
             source,
@@ -105,6 +110,12 @@ impl Slot {
 
     pub(crate) const fn queue_count(&self) -> usize {
         self.queue_count
+    }
+
+    /// Returns the device's number, and where it counts what it passes on.
+    pub(crate) fn traffic(&self) -> Option<(u32, &TrafficCount)> {
+        let traffic = self.traffic.as_deref()?;
+        Some((self.device_id, traffic))
     }
 
     /// Returns what of the host the device waits for.

@@ -5,7 +5,7 @@
 //! are what an artefact is known by, and the same ones give the same bytes.
 
 use std::fs;
-use std::io::{self, BufRead as _, BufReader};
+use std::io::{self, BufReader};
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::thread::available_parallelism;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::cache::{Inputs, Key, unix_ms};
-use crate::kernel::{IMAGE_FILE, PACKAGE, kernel, prepared_kernel};
+use crate::kernel::{IMAGE_FILE, PACKAGE, foreign_kernel, kernel, prepared_kernel};
 use crate::progress::NoProgress;
 
 const STOCK: &str = "6.1.0-1-cloud-amd64";
@@ -174,4 +174,18 @@ fn a_file_that_this_version_does_not_write_is_refused() {
             "{text}: {error:?}"
         );
     }
+}
+
+#[test]
+fn a_copy_of_a_tuned_kernel_is_known_as_one() {
+    let (directory, cache) = cache();
+    publish(&cache, &stock::key(), STOCK);
+    publish(&cache, &tuned::key(), TUNED);
+    let copy = directory.path().join("vmlinux.bin");
+    fs::copy(kernel(&cache, &NoProgress).unwrap().image, &copy).unwrap();
+    let found = foreign_kernel(&cache, &copy, &NoProgress).unwrap();
+    assert_eq!((found.release.as_str(), found.image), (TUNED, copy.clone()));
+    fs::write(&copy, "6.12.9-smolvm").unwrap();
+    let other = foreign_kernel(&cache, &copy, &NoProgress).unwrap();
+    assert_eq!(other.release, "");
 }

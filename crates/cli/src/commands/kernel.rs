@@ -86,13 +86,25 @@ async fn build(context: &Context) -> Result<Report, Failure> {
 
 fn list(context: &Context) -> Result<Report, Failure> {
     let cache = Cache::open(&context.installation.cache_dir)?;
-    let choice = kernel_choice(&cache)?.map(|choice| choice.to_string());
+    let choice = kernel_choice(&cache)?;
     let listed = kernels(&cache, &NoProgress)?;
+    let mut text = text_of(&listed);
+    let is_used = listed.iter().any(|row| row.is_used);
+    // A stock kernel is fetched when it is needed.
+    if let Some(choice) = choice
+        .as_ref()
+        .filter(|choice| **choice != KernelChoice::Stock)
+        && !is_used
+    {
+        text.push_str(&format!(
+            "Guests are to boot {choice}, which is not there: smolvm kernel use NAME\n"
+        ));
+    }
     let data = json!({
-        "choice": choice,
+        "choice": choice.map(|choice| choice.to_string()),
         "kernels": listed.iter().map(kernel_json).collect::<Vec<_>>(),
     });
-    Ok(Report::new(data, text_of(&listed)))
+    Ok(Report::new(data, text))
 }
 
 fn text_of(listed: &[PreparedKernel]) -> String {

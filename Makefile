@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-kvm py bench bench-kvm build lint fmt clean need-cargo
+.PHONY: help quickstart test test-kvm test-kernel py bench bench-kvm build lint fmt clean need-cargo
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -18,6 +18,9 @@ test-kvm: need-cargo ## run the tests of the engine kvm; in an emulated host whe
 
 py: need-cargo ## build the Python wheel, install it into target/python, check its types and test it
 	@$(CARGO) xtask py
+
+test-kernel: need-cargo ## build the tuned kernel, which takes minutes, and test guests that boot it
+	@$(CARGO) xtask test-kernel
 
 bench: need-cargo ## measure what SPECIFICATION.md promises, beside a baseline in the same run
 	@$(CARGO) xtask bench

@@ -16,4 +16,5 @@ mod ports;
 mod refusals;
 mod ssh_images;
 mod terminal;
+mod tuned_kernel;
 mod verbs;

@@ -36,6 +36,9 @@ const PROGRAMS: [&str; 3] = ["smolvm", "smolvm-vmm", "smolvm-agent"];
 /// What of the cache guests boot from; the browser's image is too large for what is tested here.
 const CACHED: [&str; 5] = ["kernel", "initramfs", "overlay", "root-image", "locks"];
 
+/// Which of the cache's kernels guests boot, where the user has chosen one.
+const KERNEL_CHOICE: &str = "kernel-choice.json";
+
 /// Size of the disk. It is sparse.
 const DISK_SIZE: &str = "8G";
 
@@ -174,6 +177,10 @@ impl Disk {
             if !paths.is_empty() {
                 self.staged(&format!("cache/{name}"), &paths)?;
             }
+        }
+        let choice = cache.join(KERNEL_CHOICE);
+        if choice.exists() {
+            self.staged("cache", &[choice])?;
         }
         Ok(())
     }

@@ -4,6 +4,7 @@
 //!   quickstart ── packages, build, then `smolvm setup` and `smolvm run`
 //!   test ──────── packages, build, then the tests, then those of `py`, then `skips`
 //!   py ────────── build, then the wheel and its tests, then `skips`
+//!   test-kernel ─ packages, build, `smolvm kernel build`, then scenarios with that kernel
 //!   fuzz ──────── the seeds, then the targets of `fuzz` on a nightly compiler
 //!   kvm ───────── packages, build, then a command where KVM works
 //!   bench ─────── packages, build, then the figures of the library, then those of the wheel
@@ -106,6 +107,12 @@ const TASKS: &[Task] = &[
         arguments: "",
         summary: "run the tests of the engine kvm, where KVM works",
         parse: |words| alone(words, test::on_kvm),
+    },
+    Task {
+        name: "test-kernel",
+        arguments: "",
+        summary: "build the tuned kernel, where it is not, and run scenarios in guests that boot it",
+        parse: |words| alone(words, test::tuned_kernel),
     },
     Task {
         name: "bench",

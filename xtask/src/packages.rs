@@ -42,10 +42,12 @@ enum NeededBy {
     Testers,
     /// Those who run something where KVM works.
     KvmTesters,
+    /// Those who build the tuned kernel.
+    KernelTesters,
 }
 
-/// What the packages are to be there for; each needs what those before it need.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// What the packages are to be there for; each needs what using SmolVM needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// Using SmolVM.
     Use,
@@ -53,6 +55,8 @@ pub(crate) enum Purpose {
     Test,
     /// Running something where KVM works, which can take another kernel.
     TestOnKvm,
+    /// Building the tuned kernel and testing it.
+    TestKernel,
 }
 
 /// Who is to have what is needed.
@@ -134,6 +138,42 @@ const REQUIREMENTS: &[Requirement] = &[
         package: "linux-image-amd64",
         reason: "is that host's kernel; it has its files from this host",
         needed_by: NeededBy::KvmTesters,
+    },
+    Requirement {
+        program: "gcc",
+        package: "gcc",
+        reason: "compiles the tuned kernel",
+        needed_by: NeededBy::KernelTesters,
+    },
+    Requirement {
+        program: "make",
+        package: "make",
+        reason: "runs the build of the tuned kernel",
+        needed_by: NeededBy::KernelTesters,
+    },
+    Requirement {
+        program: "flex",
+        package: "flex",
+        reason: "makes scanners for the build of the tuned kernel",
+        needed_by: NeededBy::KernelTesters,
+    },
+    Requirement {
+        program: "bison",
+        package: "bison",
+        reason: "makes parsers for the build of the tuned kernel",
+        needed_by: NeededBy::KernelTesters,
+    },
+    Requirement {
+        program: "bc",
+        package: "bc",
+        reason: "calculates constants of the tuned kernel",
+        needed_by: NeededBy::KernelTesters,
+    },
+    Requirement {
+        program: "/usr/include/gelf.h",
+        package: "libelf-dev",
+        reason: "lets the tuned kernel's build look into what it compiled",
+        needed_by: NeededBy::KernelTesters,
     },
     Requirement {
         program: "newuidmap",
@@ -246,8 +286,9 @@ fn needed(user: User) -> Vec<&'static Requirement> {
     let is_needed = |requirement: &&Requirement| match requirement.needed_by {
         NeededBy::Everyone => true,
         NeededBy::OrdinaryUsers => !user.is_root,
-        NeededBy::Testers => user.purpose >= Purpose::Test,
-        NeededBy::KvmTesters => user.purpose >= Purpose::TestOnKvm,
+        NeededBy::Testers => user.purpose != Purpose::Use,
+        NeededBy::KvmTesters => user.purpose == Purpose::TestOnKvm,
+        NeededBy::KernelTesters => user.purpose == Purpose::TestKernel,
     };
     REQUIREMENTS.iter().filter(is_needed).collect()
 }

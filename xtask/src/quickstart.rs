@@ -77,7 +77,7 @@ pub(crate) fn setup(workspace: &Workspace, options: &[&str]) -> TaskResult {
 }
 
 /// Runs the `smolvm` that was just built, passing its output on.
-fn smolvm(workspace: &Workspace, arguments: &[&str]) -> TaskResult {
+pub(crate) fn smolvm(workspace: &Workspace, arguments: &[&str]) -> TaskResult {
     run_command(Command::new(workspace.release().join("smolvm")).args(arguments))?;
     Ok(())
 }

@@ -72,6 +72,34 @@ fn scenarios_on_kvm(workspace: &Workspace) -> TaskResult {
     kvm::run(workspace, &command, &[machine, scenarios])
 }
 
+/// Scenarios that run with the tuned kernel, beside those that are about it: what depends most on
+/// what a kernel has.
+const SCENARIOS_ON_TUNED_KERNEL: &[&str] = &[
+    "tuned_kernel::",
+    "lifecycle::",
+    "limits::",
+    "files::",
+    "network::",
+    "death::kernel_panic",
+];
+
+/// Builds the tuned kernel and runs scenarios in guests that boot it.
+///
+/// The first of them fails where the user has chosen that guests boot another.
+pub(crate) fn tuned_kernel(workspace: &Workspace) -> TaskResult {
+    packages::run_for(workspace, Purpose::TestKernel)?;
+    build::run(workspace)?;
+    quickstart::setup(workspace, &[])?;
+    quickstart::smolvm(workspace, &["kernel", "build"])?;
+    let mut command = cargo(workspace, &["test", "--locked"]);
+    command.args(["--package", "smolvm-tests", "--test", "scenarios", "--"]);
+    // Those about the tuned kernel are ignored where it is not known to be built; those about the
+    // engine kvm want a KVM.
+    command.args(["--include-ignored", "--skip", "kvm"]);
+    run_command(command.args(SCENARIOS_ON_TUNED_KERNEL))?;
+    Ok(())
+}
+
 /// Builds a program of a package's tests and returns it.
 fn test_program(
     workspace: &Workspace,

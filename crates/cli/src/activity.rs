@@ -32,7 +32,14 @@ struct Reporter {
     label: String,
     /// The moving line, on a terminal.
     line: Option<ProgressBar>,
-    step_started: Mutex<Instant>,
+    /// What is being done, and since when.
+    step: Mutex<Step>,
+}
+
+/// What is being done.
+struct Step {
+    name: String,
+    started: Instant,
 }
 
 impl Activity {
@@ -49,7 +56,7 @@ impl Activity {
             reporter: Arc::new(Reporter {
                 label: label.to_owned(),
                 line,
-                step_started: Mutex::new(Instant::now()),
+                step: Mutex::new(Step::begun(label)),
             }),
             reveal,
         }
@@ -102,7 +109,7 @@ fn style(template: &str) -> ProgressStyle {
 
 impl Progress for Reporter {
     fn started(&self, step: &str, total: Option<u64>) {
-        *self.step_started() = Instant::now();
+        *self.step() = Step::begun(step);
         match (&self.line, total) {
             (None, _) => output::error_line(&format!("{step} ...")),
             (Some(line), Some(total)) => {
@@ -124,8 +131,14 @@ impl Progress for Reporter {
         }
     }
 
+    fn detail(&self, detail: &str) {
+        if let Some(line) = &self.line {
+            line.set_message(format!("{}: {detail}", self.step().name));
+        }
+    }
+
     fn finished(&self, step: &str) {
-        let elapsed = self.step_started().elapsed();
+        let elapsed = self.step().started.elapsed();
         let done = format!("{step}: done in {}", text::duration(elapsed));
         match &self.line {
             Some(line) => {
@@ -150,10 +163,17 @@ impl Progress for Reporter {
 }
 
 impl Reporter {
-    fn step_started(&self) -> std::sync::MutexGuard<'_, Instant> {
-        // An instant is whole whatever its writer did.
-        self.step_started
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn step(&self) -> std::sync::MutexGuard<'_, Step> {
+        // A step is whole whatever its writer did.
+        self.step.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Step {
+    fn begun(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            started: Instant::now(),
+        }
     }
 }

@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    browser, cleanup, completion, cp, create, delete, doctor, env, exec, file, info, job, list,
-    logs, network, pause, port, resume, run, setup, shell, ssh, start, stop,
+    browser, cleanup, completion, cp, create, delete, doctor, env, exec, file, info, job, kernel,
+    list, logs, network, pause, port, resume, run, setup, shell, ssh, start, stop,
 };
 use crate::failure::Family;
 
@@ -36,6 +36,9 @@ pub(crate) enum Command {
     /// Start and stop browsers, each in a sandbox of its own.
     #[command(subcommand, alias = "browsers")]
     Browser(browser::Command),
+    /// Build, list and choose the kernels that guests boot.
+    #[command(subcommand, alias = "kernels")]
+    Kernel(kernel::Command),
     /// Prepare what guests boot from, so that the first run need not.
     Setup(setup::Args),
     /// Check whether sandboxes work on this host; say why not, and what to do about it.
@@ -105,6 +108,7 @@ impl Command {
             Self::Sandbox(verb) => verb.name().to_owned(),
             Self::SandboxAlias(verb) => format!("sandbox.{}", verb.name()),
             Self::Browser(command) => command.name().to_owned(),
+            Self::Kernel(command) => command.name().to_owned(),
             Self::Setup(_) => "setup".to_owned(),
             Self::Doctor(_) => "doctor".to_owned(),
             Self::Completion(_) => "completion".to_owned(),

@@ -5,7 +5,8 @@
 use std::error::Error;
 
 use smolvm_image::{
-    CacheError, CommandError, InitramfsError, KernelError, OverlayError, RootImageError,
+    CacheError, CommandError, InitramfsError, KernelChoice, KernelChoiceError, KernelError,
+    OverlayError, RootImageError,
 };
 use smolvm_sandbox::accelerator::AcceleratorError;
 use smolvm_sandbox::control::{StartFailure, StartFailureKind};
@@ -218,7 +219,12 @@ impl From<CacheError> for Failure {
 
 impl From<KernelError> for Failure {
     fn from(error: KernelError) -> Self {
-        Self::of(&error, ErrorKind::Host, on_kernel(&error))
+        let kind = match error {
+            KernelError::Choice(KernelChoiceError::Name { .. }) => ErrorKind::InvalidInput,
+            KernelError::Choice(KernelChoiceError::NotPrepared { .. }) => ErrorKind::NotFound,
+            _ => ErrorKind::Host,
+        };
+        Self::of(&error, kind, on_kernel(&error))
     }
 }
 
@@ -430,7 +436,32 @@ fn on_kernel(error: &KernelError) -> Advice {
         KernelError::Cache(error) => on_cache(error),
         KernelError::Command(error) => on_host_program(error),
         KernelError::UnknownPackage { .. } => package_lists_missing(),
+        KernelError::ToolsMissing { packages, .. } => Advice::missing(
+            "package_missing",
+            &format!("sudo apt-get install {}", packages.join(" ")),
+        ),
+        KernelError::Choice(error) => on_kernel_choice(error),
         _ => on_full_disk(error),
+    }
+}
+
+fn on_kernel_choice(error: &KernelChoiceError) -> Advice {
+    match error {
+        KernelChoiceError::Name { .. } => Advice::code("unknown_kernel"),
+        KernelChoiceError::NotPrepared { choice } => {
+            let advice = Advice::code("kernel_not_prepared");
+            match choice {
+                KernelChoice::Release(_) => advice,
+                KernelChoice::Stock | KernelChoice::Tuned => {
+                    advice.hint("build it: smolvm kernel build")
+                }
+            }
+            .hint("go back to the distribution's: smolvm kernel use stock")
+        }
+        KernelChoiceError::Read { .. } => on_full_disk(error),
+        KernelChoiceError::Damaged { .. } => {
+            Advice::code("choice_damaged").hint("choose anew: smolvm kernel use stock")
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 //!    locks/KIND-KEY           flock(2): who prepares KEY holds it
 //!    staging/KIND-KEY.UNIQUE/ work/ scratch, output/ becomes the artefact
 //!    set-aside/               what did not match its manifest any more
+//!    kernel-choice.json       which kernel the user wants, if any, see `kernel::choice`
 //! ```
 //!
 //! KEY names what was asked for and CONTENT what came out, so two versions of one key live side
@@ -170,6 +171,36 @@ impl Cache {
         accept: impl Fn(&Artefact) -> bool,
     ) -> Result<Option<Artefact>, CacheError> {
         let mut newest: Option<Artefact> = None;
+        for artefact in self.sound(key, progress)? {
+            let age = |artefact: &Artefact| artefact.manifest.published_unix_ms;
+            let is_newest = || {
+                newest
+                    .as_ref()
+                    .is_none_or(|other| age(other) <= age(&artefact))
+            };
+            if accept(&artefact) && is_newest() {
+                newest = Some(artefact);
+            }
+        }
+        Ok(newest)
+    }
+
+    /// Returns the sound artefacts of `key`, the newest first.
+    pub(crate) fn find_all(
+        &self,
+        key: &Key,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Artefact>, CacheError> {
+        let mut artefacts = self.sound(key, progress)?;
+        // Stable and reversed: of two of one age, the one that `find` prefers is first.
+        artefacts.reverse();
+        artefacts.sort_by_key(|artefact| std::cmp::Reverse(artefact.manifest.published_unix_ms));
+        Ok(artefacts)
+    }
+
+    /// Returns the sound artefacts of `key` in the order of their names, and sets the others aside.
+    fn sound(&self, key: &Key, progress: &dyn Progress) -> Result<Vec<Artefact>, CacheError> {
+        let mut sound = Vec::new();
         let prefix = format!("{}.", key.name);
         for directory in self.directories(key.kind)? {
             let name = directory.file_name().and_then(|name| name.to_str());
@@ -177,20 +208,12 @@ impl Cache {
                 continue;
             }
             match Artefact::load(&directory, Depth::Stamps) {
-                Ok(Some(artefact)) if artefact.is_for(key) && accept(&artefact) => {
-                    let age = |artefact: &Artefact| artefact.manifest.published_unix_ms;
-                    if newest
-                        .as_ref()
-                        .is_none_or(|other| age(other) <= age(&artefact))
-                    {
-                        newest = Some(artefact);
-                    }
-                }
+                Ok(Some(artefact)) if artefact.is_for(key) => sound.push(artefact),
                 Ok(_) => {}
                 Err(corruption) => self.set_aside(&directory, &corruption, progress)?,
             }
         }
-        Ok(newest)
+        Ok(sound)
     }
 
     fn directories(&self, kind: ArtefactKind) -> Result<Vec<PathBuf>, CacheError> {
@@ -310,7 +333,8 @@ impl Artefact {
         self.manifest.kind == key.kind && self.manifest.key == key.name
     }
 
-    fn size_bytes(&self) -> u64 {
+    /// Returns the size of its files together, in bytes.
+    pub(crate) fn size_bytes(&self) -> u64 {
         self.manifest
             .files
             .iter()
@@ -393,7 +417,7 @@ fn make_read_only(path: &Path) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o444))
 }
 
-fn unix_ms() -> u64 {
+pub(crate) fn unix_ms() -> u64 {
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();

@@ -20,7 +20,7 @@ use crate::cache::available_bytes;
 
 /// Where programs are looked for. Not the caller's `PATH`: `mkfs.ext4` lives in `/usr/sbin`,
 /// which ordinary users lack, and a program found elsewhere is not the one the package brought.
-const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(crate) const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// How many of the last lines of stderr an error carries, and how long each may be.
 const TAIL_LINES: usize = 12;
@@ -135,17 +135,22 @@ pub(crate) struct Running<'a> {
 impl Program {
     /// Returns the path of the program.
     pub(crate) fn find(&self) -> Result<PathBuf, CommandError> {
+        self.find_in(SEARCH_PATH).ok_or(CommandError::Missing {
+            program: self.name,
+            package: self.package,
+        })
+    }
+
+    /// Returns the path of the program in the directories of `search_path`, which are absolute.
+    pub(crate) fn find_in(&self, search_path: &str) -> Option<PathBuf> {
         let is_program = |path: &PathBuf| {
             let metadata = path.metadata();
             metadata.is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
         };
-        let mut candidates = SEARCH_PATH
+        let mut candidates = search_path
             .split(':')
             .map(|directory| Path::new(directory).join(self.name));
-        candidates.find(is_program).ok_or(CommandError::Missing {
-            program: self.name,
-            package: self.package,
-        })
+        candidates.find(is_program)
     }
 }
 
@@ -210,6 +215,14 @@ impl Invocation {
     pub(crate) fn named(mut self, program: Program) -> Self {
         self.program = program;
         self
+    }
+
+    /// Hides the caller's environment from the program, whose work depends on it.
+    ///
+    /// Preconditions: comes before [`Invocation::env`].
+    pub(crate) fn without_environment(mut self) -> Self {
+        self.command.env_clear();
+        self.env("PATH", SEARCH_PATH).env("LC_ALL", "C.UTF-8")
     }
 
     pub(crate) fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {

@@ -1,32 +1,49 @@
-//! The kernel guests boot: Debian's cloud kernel, taken from its package, never installed.
+//! The kernel guests boot: Debian's cloud kernel, taken from its package, never installed; or a
+//! kernel of our own configuration, built from Debian's source package.
 //!
 //! ```text
-//!  apt-cache ─ which package ─> apt-get download ─> dpkg-deb ─ tar ─> `package`
-//!     vmlinuz ─────── unwrap the bzImage payload ───────────────────> `boot_image`  vmlinux (ELF)
-//!     *.ko, modules.builtin ─ read .modinfo, sort by dependency ────> `modules`     *.ko, lists
+//!  stock:  apt-get download ─> dpkg-deb ─ tar ─> `package`
+//!            vmlinuz ─────── unwrap the bzImage payload ──> `boot_image`  vmlinux (ELF)
+//!            *.ko, modules.builtin ─ sort by dependency ──> `modules`     *.ko, lists
+//!  tuned:  apt-get download ─> dpkg-deb ─ tar ─ xz ─ tar ─> `source`
+//!            guest/kernel.config ─ make allnoconfig ──────> `config`      every line took effect
+//!            make vmlinux, strip ─────────────────────────> `tuned`       vmlinux (ELF)
 //! ```
 //!
-//! The kernel is unwrapped on the host because a guest that starts at the ELF entry (PVH) skips
-//! its own decompression, which is half a second under emulation. An artefact keeps only the
-//! modules that guests load, decompressed.
+//! Which of them a machine boots is in `choice`: the tuned one where it is built, unless the user
+//! has chosen otherwise.
+//!
+//! The stock kernel is unwrapped on the host because a guest that starts at the ELF entry (PVH)
+//! skips its own decompression, which is half a second under emulation. An artefact keeps only the
+//! modules that guests load, decompressed; the tuned kernel has none.
 
 mod boot_image;
+mod choice;
+mod config;
 mod modules;
 mod package;
+mod source;
+mod stock;
+mod toolchain;
+mod tuned;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 pub use boot_image::{BootImageError, ElfKernelError};
+pub use choice::{
+    KernelChoice, KernelChoiceError, KernelFlavour, PreparedKernel, kernel_choice, kernels,
+    use_kernel,
+};
 pub use modules::ModuleError;
+pub(crate) use package::{APT_GET, DPKG_DEB};
+pub use stock::{kernel_from_package, update_kernel};
+pub use tuned::build_kernel;
 
-use crate::cache::{Artefact, ArtefactKind, Cache, CacheError, Inputs, Key, Staging, io_error};
+use crate::cache::{Artefact, Cache, CacheError, io_error};
 use crate::command::CommandError;
 use crate::digest::Digest;
-use crate::progress::{Progress, step};
-use modules::{BOOT_MODULES, LATE_MODULES, NETWORK_MODULES, SOCKET_MODULES};
-pub(crate) use package::{APT_GET, DPKG_DEB};
-use package::{Candidate, Unpacked};
+use crate::progress::Progress;
 
 /// File names inside the artefact.
 const IMAGE_FILE: &str = "vmlinux";
@@ -35,16 +52,9 @@ pub(crate) const LATE_LIST_FILE: &str = "late.list";
 pub(crate) const NETWORK_LIST_FILE: &str = "network.list";
 pub(crate) const SOCKET_LIST_FILE: &str = "sockets.list";
 
-/// Version of how an artefact is laid out and made; part of the key.
-const FORMAT: u32 = 1;
-
 /// Names of the artefact's inputs.
 const RELEASE: &str = "release";
 const PACKAGE: &str = "package";
-
-/// Free space that preparing a kernel needs: package 27 MB, unpacked modules 60 MB (105 MB
-/// installed), image 53 MB for 6.1; doubled, as kernels grow.
-const NEEDED_BYTES: u64 = 400 << 20;
 
 /// A kernel ready to boot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,44 +138,60 @@ pub enum KernelError {
         /// What is wrong with them.
         source: ModuleError,
     },
+    /// What a kernel is built with is not installed.
+    #[error("building a kernel needs what is not installed: {}", missing.join(", "))]
+    ToolsMissing {
+        /// The programs, and the files that programs are compiled with.
+        missing: Vec<&'static str>,
+        /// The Debian packages that bring them.
+        packages: Vec<&'static str>,
+    },
+    /// A kernel's source knows an option of ours by another name, or not at all.
+    #[error("the source of {package} does not take these lines of guest/kernel.config:\n  {}",
+        lines.join("\n  "))]
+    Config {
+        /// The source package, with its version.
+        package: String,
+        /// The lines.
+        lines: Vec<String>,
+    },
+    /// What was built is no kernel that engines boot.
+    #[error("the kernel that was built is not bootable")]
+    Built(#[from] ElfKernelError),
+    /// The kernel that was chosen cannot be had.
+    #[error("choose a kernel")]
+    Choice(#[from] KernelChoiceError),
 }
 
-/// Returns the kernel that is prepared already, or fetches and prepares the current one.
+/// Returns the kernel that machines boot: the one that was chosen by [`use_kernel`]; else the
+/// tuned one, if it is built; else the stock one, which is fetched and prepared where it is not.
 ///
-/// A prepared kernel is used until [`update_kernel`] is called.
+/// A prepared stock kernel is used until [`update_kernel`] is called.
 ///
 /// # Errors
 ///
-/// When no kernel is prepared and one cannot be fetched, unpacked or stored.
+/// When the kernel that was chosen is not there any more, or none is prepared and none can be
+/// fetched, unpacked or stored.
 pub fn kernel(cache: &Cache, progress: &dyn Progress) -> Result<Kernel, KernelError> {
-    let artefact = cache.obtain(
-        &key(),
-        progress,
-        |_| true,
-        |staging| {
-            cache.require_space(NEEDED_BYTES)?;
-            let candidate = step(progress, "choosing the kernel package", None, || {
-                package::candidate(&staging.work())
-            })?;
-            prepare_candidate(staging, &candidate, progress)
-        },
-    )?;
-    Kernel::from_artefact(&artefact)
+    match choice::chosen(cache, progress)? {
+        Some(kernel) => Ok(kernel),
+        None => stock::kernel(cache, progress),
+    }
 }
 
-/// Returns the kernel that is prepared already, if any. Takes milliseconds.
+/// Returns the kernel that [`kernel`] would return, if it is prepared already. Takes milliseconds.
 ///
 /// # Errors
 ///
-/// When the cache cannot be read.
+/// When the cache cannot be read, or the kernel that was chosen is not there any more.
 pub fn prepared_kernel(
     cache: &Cache,
     progress: &dyn Progress,
 ) -> Result<Option<Kernel>, KernelError> {
-    let found = cache.find(&key(), progress, |_| true)?;
-    found
-        .map(|artefact| Kernel::from_artefact(&artefact))
-        .transpose()
+    match choice::chosen(cache, progress)? {
+        Some(kernel) => Ok(Some(kernel)),
+        None => stock::prepared(cache, progress),
+    }
 }
 
 /// Returns `image`, a kernel that somebody else names, as one to boot: with the modules that were
@@ -185,13 +211,16 @@ pub fn foreign_kernel(
         let recorded = artefact.file(IMAGE_FILE);
         recorded.is_some_and(|(_, recorded_bytes)| recorded_bytes == size_bytes)
     };
-    if cache.find(&key(), progress, has_its_size)?.is_some() {
+    for key in [stock::key(), tuned::key()] {
+        if cache.find(&key, progress, has_its_size)?.is_none() {
+            continue;
+        }
         let found = Digest::of_file(image).map_err(read_error)?;
         let is_it = |artefact: &Artefact| {
             let recorded = artefact.file(IMAGE_FILE);
             recorded.is_some_and(|(recorded, _)| recorded == found)
         };
-        if let Some(artefact) = cache.find(&key(), progress, is_it)? {
+        if let Some(artefact) = cache.find(&key, progress, is_it)? {
             let kernel = Kernel::from_artefact(&artefact)?;
             return Ok(Kernel {
                 image: image.to_owned(),
@@ -212,136 +241,6 @@ pub fn foreign_kernel(
     })
 }
 
-/// Prepares the kernel that the host's package lists offer now, unless it is prepared already.
-///
-/// Older kernels stay in the cache; [`kernel`] returns the newest.
-///
-/// # Errors
-///
-/// As [`kernel`].
-pub fn update_kernel(cache: &Cache, progress: &dyn Progress) -> Result<Kernel, KernelError> {
-    let candidate = step(progress, "choosing the kernel package", None, || {
-        package::candidate(cache.root())
-    })?;
-    let wanted = candidate.to_string();
-    let is_wanted = |artefact: &Artefact| artefact.input(PACKAGE) == wanted;
-    let artefact = cache.obtain(&key(), progress, is_wanted, |staging| {
-        cache.require_space(NEEDED_BYTES)?;
-        prepare_candidate(staging, &candidate, progress)
-    })?;
-    Kernel::from_artefact(&artefact)
-}
-
-/// Prepares the kernel of the Debian kernel package in the file `deb`, for hosts without apt or
-/// without a network. It becomes the one that [`kernel`] returns.
-///
-/// # Errors
-///
-/// When the file is not a kernel package, or the result cannot be stored.
-pub fn kernel_from_package(
-    cache: &Cache,
-    deb: &Path,
-    progress: &dyn Progress,
-) -> Result<Kernel, KernelError> {
-    let artefact = cache.build(&key(), progress, |staging| {
-        cache.require_space(NEEDED_BYTES)?;
-        let deb = deb
-            .canonicalize()
-            .map_err(|source| io_error("find", deb, source))?;
-        let name = deb
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        prepare_package(staging, &deb, name, progress)
-    })?;
-    Kernel::from_artefact(&artefact)
-}
-
-fn prepare_candidate(
-    staging: &Staging,
-    candidate: &Candidate,
-    progress: &dyn Progress,
-) -> Result<Inputs, KernelError> {
-    let download = format!("downloading {}", candidate.package);
-    let deb = step(progress, &download, candidate.size_bytes, || {
-        package::download(candidate, &staging.work(), progress)
-    })?;
-    prepare_package(staging, &deb, candidate.to_string(), progress)
-}
-
-/// Turns the package `deb` into the files of an artefact.
-fn prepare_package(
-    staging: &Staging,
-    deb: &Path,
-    package: String,
-    progress: &dyn Progress,
-) -> Result<Inputs, KernelError> {
-    let unpacked = step(progress, "unpacking the kernel package", None, || {
-        package::unpack(deb, &staging.work())
-    })?;
-    step(progress, "extracting the kernel", None, || {
-        write_image(&unpacked, &staging.output())
-    })?;
-    step(progress, "choosing kernel modules", None, || {
-        write_modules(&unpacked, &staging.output())
-    })?;
-    let inputs = [(RELEASE, unpacked.release), (PACKAGE, package)];
-    Ok(inputs.map(|(name, value)| (name.to_owned(), value)).into())
-}
-
-fn write_image(unpacked: &Unpacked, output: &Path) -> Result<(), KernelError> {
-    let error = |source| KernelError::BootImage {
-        release: unpacked.release.clone(),
-        source,
-    };
-    let path = &unpacked.boot_image;
-    let bytes = fs::read(path).map_err(|source| io_error("read", path, source))?;
-    let image = boot_image::unwrap(&bytes).map_err(error)?;
-    let path = output.join(IMAGE_FILE);
-    fs::write(&path, image).map_err(|source| io_error("write", &path, source))?;
-    Ok(())
-}
-
-fn write_modules(unpacked: &Unpacked, output: &Path) -> Result<(), KernelError> {
-    let error = |source| KernelError::Modules {
-        release: unpacked.release.clone(),
-        source,
-    };
-    let resolve = |wanted, loaded| unpacked.modules.resolve(wanted, loaded).map_err(error);
-    let boot = resolve(BOOT_MODULES, &[])?;
-    // A guest may load these in any order.
-    let late = resolve(LATE_MODULES, &boot)?;
-    let network = resolve(NETWORK_MODULES, &boot)?;
-    let sockets = resolve(SOCKET_MODULES, &boot)?;
-    for (list, modules) in [
-        (BOOT_LIST_FILE, &boot),
-        (LATE_LIST_FILE, &late),
-        (NETWORK_LIST_FILE, &network),
-        (SOCKET_LIST_FILE, &sockets),
-    ] {
-        let mut text = String::new();
-        for module in modules {
-            text.push_str(&module.file_name());
-            text.push('\n');
-            let path = output.join(module.file_name());
-            fs::write(&path, &module.bytes).map_err(|source| io_error("write", &path, source))?;
-        }
-        let path = output.join(list);
-        fs::write(&path, text).map_err(|source| io_error("write", &path, source))?;
-    }
-    Ok(())
-}
-
-/// The key says how kernels are made, not which: the newest one made this way is used.
-fn key() -> Key {
-    let recipe = format!(
-        "{FORMAT} {BOOT_MODULES:?} {LATE_MODULES:?} {NETWORK_MODULES:?} {SOCKET_MODULES:?}"
-    );
-    let digest = Digest::of_bytes(recipe.as_bytes()).short();
-    Key::new(ArtefactKind::Kernel, format!("debian-cloud-{digest}"))
-}
-
 impl Kernel {
     fn from_artefact(artefact: &Artefact) -> Result<Self, KernelError> {
         Ok(Self {
@@ -357,9 +256,12 @@ impl Kernel {
     }
 }
 
-/// Reads a module list; names that the artefact does not have are left out, as no file of the
-/// list may be followed out of the artefact.
+/// Reads a module list, which a kernel without modules does not have. Names that the artefact does
+/// not have are left out, as no file of the list may be followed out of the artefact.
 fn listed_modules(artefact: &Artefact, list: &str) -> Result<Vec<PathBuf>, KernelError> {
+    if !artefact.has(list) {
+        return Ok(Vec::new());
+    }
     let path = artefact.path(list);
     let text = fs::read_to_string(&path).map_err(|source| io_error("read", &path, source))?;
     let listed = text.lines().filter(|name| artefact.has(name));

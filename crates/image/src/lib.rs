@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  apt-get download ──> kernel package ──> [`kernel`]      vmlinux + modules ──┐
+//!                  └──> its source ── make vmlinux ──> [`build_kernel`]        ┤
 //!                                          agent binary ───────────────────────┴─> [`initramfs`]
 //!  mmdebstrap ──tar──> cleaned tar ──────> [`root_image`]  read-only squashfs
 //!  mkfs.ext4 ────────────────────────────> [`overlay_template`], copied by [`copy_sparse`]
@@ -38,8 +39,9 @@ pub use digest::{Digest, DigestParseError};
 pub use host::{HostProgram, host_programs};
 pub use initramfs::{Initramfs, InitramfsError, check_agent, initramfs, join_initramfs};
 pub use kernel::{
-    BootImageError, ElfKernelError, Kernel, KernelError, ModuleError, foreign_kernel, kernel,
-    kernel_from_package, prepared_kernel, update_kernel,
+    BootImageError, ElfKernelError, Kernel, KernelChoice, KernelChoiceError, KernelError,
+    KernelFlavour, ModuleError, PreparedKernel, build_kernel, foreign_kernel, kernel,
+    kernel_choice, kernel_from_package, kernels, prepared_kernel, update_kernel, use_kernel,
 };
 pub use overlay::{MIN_OVERLAY_MIB, OverlayError, overlay_template};
 pub use progress::{NoProgress, Progress};

@@ -12,6 +12,9 @@ pub trait Progress: Send + Sync {
     /// `done` bytes of the current step are behind us.
     fn advanced(&self, done: u64);
 
+    /// How far the current step is, in words, where bytes do not tell. Comes often.
+    fn detail(&self, _detail: &str) {}
+
     /// The step named at its start is complete.
     fn finished(&self, step: &str);
 

@@ -182,11 +182,11 @@ impl SshImages<'_> {
         Ok(output)
     }
 
-    /// Copies the prepared kernel to `path`, unless a kernel is there whose modules are prepared.
+    /// Copies the prepared kernel to `path`, unless a copy of one is there already.
     fn refresh_kernel(&self, path: &Path) -> Result<(), SshImageError> {
         if path.is_file() {
             let found = foreign_kernel(self.cache, path, self.progress)?;
-            if !found.boot_modules.is_empty() {
+            if !found.release.is_empty() {
                 return Ok(());
             }
         }

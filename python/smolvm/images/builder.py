@@ -26,7 +26,7 @@ class ImageBuilder:
 
     Every method returns the paths of ``<cache_dir>/<name>/vmlinux.bin`` and ``rootfs.ext4``. What
     is there already and was made of the same is returned at once. ``kernel_profile`` is accepted
-    for older clients: there is one kernel.
+    for older clients: ``smolvm kernel use`` chooses the kernel.
 
     Alpine's files come from Alpine; ``alpine_mirror`` is the URL or directory of a copy,
     ``alpine_minirootfs`` the URL or file of the root file system alone, with its SHA-256 where it

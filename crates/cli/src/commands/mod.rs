@@ -16,6 +16,7 @@ pub(crate) mod file;
 pub(crate) mod info;
 pub(crate) mod jail;
 pub(crate) mod job;
+pub(crate) mod kernel;
 pub(crate) mod list;
 pub(crate) mod logs;
 pub(crate) mod network;
@@ -84,6 +85,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<Report, Failure
             context.reap()?;
             browser::run(command, context).await
         }
+        Command::Kernel(command) => kernel::run(command, context).await,
         Command::Setup(args) => setup::run(args, context).await,
         Command::Doctor(args) => doctor::run(args, context).await,
         Command::Completion(args) => Ok(completion::run(args)),

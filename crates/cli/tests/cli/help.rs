@@ -28,6 +28,7 @@ fn help_of_each_command() {
         "stop",
         "delete",
         "cleanup",
+        "kernel",
         "setup",
         "doctor",
         "completion",

@@ -10,6 +10,7 @@ mod documents;
 mod failures;
 mod help;
 mod home;
+mod kernels;
 mod life;
 mod logs;
 mod network;

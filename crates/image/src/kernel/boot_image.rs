@@ -207,7 +207,7 @@ fn invalid(message: &'static str) -> io::Error {
 }
 
 /// Checks that `kernel` is an x86-64 ELF executable with a PVH entry point.
-fn check_kernel(kernel: &[u8]) -> Result<(), ElfKernelError> {
+pub(super) fn check_kernel(kernel: &[u8]) -> Result<(), ElfKernelError> {
     let header = FileHeader64::<Endianness>::parse(kernel).map_err(ElfKernelError::NotElf)?;
     let endian = header.endian().map_err(ElfKernelError::NotElf)?;
     let (machine, file_type) = (header.e_machine(endian), header.e_type(endian));

@@ -1,4 +1,4 @@
-//! The kernel's Debian package: which one, fetched how, and what is taken out of it.
+//! Debian packages of kernels: which one, fetched how, and what is taken out of it.
 //!
 //! apt decides everything that matters: which mirror, which version, and whether the signature
 //! is good. No registry is named here.
@@ -51,7 +51,7 @@ pub(super) struct Candidate {
     pub(super) package: String,
     pub(super) version: String,
     pub(super) size_bytes: Option<u64>,
-    sha256: Option<Digest>,
+    pub(super) sha256: Option<Digest>,
 }
 
 /// What a kernel package holds.
@@ -79,6 +79,11 @@ pub(super) fn candidate(directory: &Path) -> Result<Candidate, KernelError> {
         package: META_PACKAGE.to_owned(),
         field: "kernel dependency",
     })?;
+    described(directory, package)
+}
+
+/// Asks apt for the version of `package` that it would install.
+pub(super) fn described(directory: &Path, package: String) -> Result<Candidate, KernelError> {
     let show = apt_cache(
         directory,
         &["show", "--no-all-versions", &package],

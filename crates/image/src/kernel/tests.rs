@@ -10,7 +10,9 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::boot_image::{BootImageError, ElfKernelError, unwrap};
-use super::modules::{ModuleError, ModuleSet};
+use super::modules::{
+    BOOT_MODULES, LATE_MODULES, ModuleError, ModuleSet, NETWORK_MODULES, SOCKET_MODULES,
+};
 use super::*;
 use crate::progress::NoProgress;
 

@@ -12,6 +12,7 @@ use smolvm_image::{
 use smolvm_sandbox::{Installation, Store};
 
 use super::Check;
+use crate::failure::Failure;
 use crate::text;
 
 /// Free space that preparing the kernel and the default image takes: about 1 GiB at its peak.
@@ -100,7 +101,13 @@ fn kernel(cache: &Cache) -> Check {
             Check::pass("kernel", detail)
         }
         Ok(None) => not_prepared("kernel"),
-        Err(error) => Check::fail("kernel", text::chain(&error), "prepare it: smolvm setup"),
+        Err(error) => {
+            let reason = text::chain(&error);
+            let hints = Failure::from(error).hints;
+            let hint = hints.into_iter().next();
+            let hint = hint.unwrap_or_else(|| "prepare it: smolvm setup".to_owned());
+            Check::fail("kernel", reason, hint)
+        }
     }
 }
 

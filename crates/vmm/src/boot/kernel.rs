@@ -21,6 +21,10 @@ const PAGE_BYTES: u64 = 4096;
 /// Documentation/arch/x86/boot.rst, "64-bit boot protocol").
 const BZIMAGE_64_BIT_ENTRY: u64 = 0x200;
 
+/// The bzImage has that entry: a flag of headers from version 2.12 on (the same, `xloadflags`).
+const BZIMAGE_HAS_64_BIT_ENTRY: u16 = 1 << 0;
+const BZIMAGE_VERSION_WITH_FLAGS: u16 = 0x020c;
+
 /// Why a guest's kernel cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LoadError {
@@ -104,23 +108,36 @@ fn load_kernel(ram: &GuestRam, path: &Path) -> Result<(Entry, u64), LoadError> {
     io::Read::read_exact(&mut file, &mut magic).map_err(|error| not_a_kernel(error.to_string()))?;
     file.seek(SeekFrom::Start(0))
         .map_err(|source| read_error(path, source))?;
-    if u32::from_le_bytes(magic) == elf_magic() {
+    let (entry, loaded_end, end) = if u32::from_le_bytes(magic) == elf_magic() {
         let loaded = Elf::load(ram.memory(), None, &mut file, at)
             .map_err(|error| not_a_kernel(error.to_string()))?;
         let PvhBootCapability::PvhEntryPresent(entry) = loaded.pvh_boot_cap else {
             return Err(not_a_kernel("it has no PVH entry".to_owned()));
         };
-        Ok((Entry::Pvh(entry.0), loaded.kernel_end))
+        (Entry::Pvh(entry.0), loaded.kernel_end, loaded.kernel_end)
     } else {
         let loaded = BzImage::load(ram.memory(), None, &mut file, at)
             .map_err(|error| not_a_kernel(error.to_string()))?;
         let header = loaded
             .setup_header
             .ok_or_else(|| not_a_kernel("it has no header".to_owned()))?;
+        let (version, flags) = (header.version, header.xloadflags);
+        if version < BZIMAGE_VERSION_WITH_FLAGS || flags & BZIMAGE_HAS_64_BIT_ENTRY == 0 {
+            return Err(not_a_kernel("it has no 64-bit entry".to_owned()));
+        }
         let entry = loaded.kernel_load.0 + BZIMAGE_64_BIT_ENTRY;
         // It decompresses itself into as much memory as its header says.
         let end = loaded.kernel_load.0 + u64::from(header.init_size);
-        Ok((Entry::Linux64(entry, header), end.max(loaded.kernel_end)))
+        let end = end.max(loaded.kernel_end);
+        (Entry::Linux64(entry, header), loaded.kernel_end, end)
+    };
+    let (Entry::Pvh(address) | Entry::Linux64(address, _)) = entry;
+    if (layout::HIGH_MEMORY..loaded_end).contains(&address) {
+        Ok((entry, end))
+    } else {
+        Err(not_a_kernel(format!(
+            "nothing is at its entry, {address:#x}"
+        )))
     }
 }
 
@@ -185,5 +202,77 @@ fn read_error(path: &Path, source: io::Error) -> LoadError {
     LoadError::Read {
         path: path.to_owned(),
         source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use tempfile::NamedTempFile;
+
+    use super::*;
+
+    /// A kernel's place in memory, and its size in the file.
+    const KERNEL: u32 = 0x10_0000;
+    const KERNEL_BYTES: usize = 0x400;
+
+    /// Returns a bzImage that only has a header, and `KERNEL_BYTES` for the kernel.
+    fn bzimage(flags: u8) -> Vec<u8> {
+        let mut file = vec![0; 2 * 512 + KERNEL_BYTES];
+        // One sector of set-up, the magic number, version 2.15, loaded high.
+        (file[0x1f1], file[0x206], file[0x207], file[0x211]) = (1, 0x0f, 0x02, 1);
+        file[0x202..0x206].copy_from_slice(b"HdrS");
+        file[0x214..0x218].copy_from_slice(&KERNEL.to_le_bytes());
+        file[0x236] = flags;
+        file
+    }
+
+    fn load_bytes(kernel: &[u8], initramfs_bytes: u64) -> Result<Loaded, LoadError> {
+        let (mut file, initramfs) = (NamedTempFile::new().unwrap(), NamedTempFile::new().unwrap());
+        file.write_all(kernel).unwrap();
+        initramfs.as_file().set_len(initramfs_bytes).unwrap();
+        let ram = GuestRam::new(16 << 20).unwrap();
+        load(&ram, file.path(), initramfs.path(), "quiet")
+    }
+
+    #[test]
+    fn kernel_is_entered_where_its_header_says() {
+        let loaded = load_bytes(&bzimage(1), 4096).unwrap();
+        assert!(matches!(loaded.entry, Entry::Linux64(0x10_0200, _)));
+        assert_eq!(loaded.initramfs, ((16 << 20) - 4096, 4096));
+    }
+
+    #[test]
+    fn kernel_for_32_bits_is_refused() {
+        let error = load_bytes(&bzimage(0), 0).unwrap_err();
+        assert!(
+            error.to_string().ends_with("it has no 64-bit entry"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn kernel_that_is_cut_before_its_entry_is_refused() {
+        let error = load_bytes(&bzimage(1)[..1024 + 0x200], 0).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .ends_with("nothing is at its entry, 0x100200"),
+            "{error}"
+        );
+        for length in [0, 3, 4, 0x1f1, 0x202, 1023] {
+            let error = load_bytes(&bzimage(1)[..length], 0).unwrap_err();
+            assert!(matches!(error, LoadError::NotAKernel { .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn initial_file_system_that_would_overlap_the_kernel_is_refused() {
+        let most = (15 << 20) - KERNEL_BYTES as u64;
+        let most = most - most % PAGE_BYTES;
+        assert!(load_bytes(&bzimage(1), most).is_ok());
+        let error = load_bytes(&bzimage(1), most + 1).unwrap_err();
+        assert!(matches!(error, LoadError::TooLarge { .. }), "{error}");
     }
 }

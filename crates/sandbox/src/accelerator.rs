@@ -245,6 +245,8 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
     use std::time::SystemTime;
 
+    use smolvm_protocol::probe::{LoopSpeed, ProbeFailure, ProbeStep};
+
     use super::*;
 
     #[test]
@@ -260,13 +262,6 @@ mod tests {
         file.set_permissions(rights).expect("it is ours");
         assert_ne!(identity(), before);
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use smolvm_protocol::probe::{LoopSpeed, ProbeFailure, ProbeStep};
-
-    use super::*;
 
     #[test]
     fn reason_says_what_is_in_the_way() {

@@ -9,17 +9,19 @@
 //!   sys       clocks and instructions of the host's processor               and here
 //!   jail      what is left to a monitor that its guest has taken over
 //!   probe     whether this host's KVM can be believed
+//!   fuzzing   the parts that take what a guest or a file says, for fuzz targets to drive
 //! ```
 //!
 //! The monitor is always a process of its own (`smolvm-vmm`), never linked into its user: a
-//! guest, or a broken KVM, can take down this process and nothing else. Its only dependency
-//! inside the workspace is [`smolvm_protocol`].
+//! guest, or a broken KVM, can take down this process and nothing else. Only its fuzz targets
+//! link it. Its only dependency inside the workspace is [`smolvm_protocol`].
 
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
 compile_error!("smolvm-vmm runs on x86-64 Linux only");
 
 mod boot;
 mod devices;
+pub mod fuzzing;
 mod jail;
 mod kvm;
 pub mod machine;

@@ -12,8 +12,8 @@
 //! Threads: one for each processor, one for each disk, one for the other devices, and the main
 //! thread for requests. The process ends with the machine, and all threads with it.
 
-mod control;
-mod platform;
+pub(crate) mod control;
+pub(crate) mod platform;
 mod processors;
 mod workers;
 

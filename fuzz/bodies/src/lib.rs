@@ -3,7 +3,8 @@
 //! ```text
 //!   fuzz/fuzz_targets/TARGET.rs  under libFuzzer, on nightly ---\
 //!                                                                >--- TARGET::run(input)
-//!   tests/replay.rs  seeds and fuzz/regressions, on stable -----/
+//!   tests/replay.rs  seeds and fuzz/regressions, on stable -----|
+//!   tests/random.rs  seeds that are changed at random, on stable/
 //! ```
 //!
 //! All goes through what the crates make public, as the supervisor uses them: what is fuzzed is what
@@ -14,7 +15,9 @@
 //! * what a guest sends: `link`, `guest_packets`, `first_bytes`, `dns_query`, `http`, `agent_stream`,
 //! * what the network answers: `dns_answer`, and `http` again,
 //! * what people write: `policy_rule`, `http_rule`,
-//! * `gateway`, `runtime` and `seeds` are shared by several of them.
+//! * what a guest does to its monitor: `virtio_*`, by hostile rings and by registers, and `ports`,
+//! * what the monitor is told, and what it loads: `monitor_control`, `kernel_image`,
+//! * `gateway`, `runtime`, `seeds`, `script` and `virtio` are shared by several of them.
 
 #![forbid(unsafe_code)]
 
@@ -26,10 +29,21 @@ mod gateway;
 pub mod guest_packets;
 pub mod http;
 pub mod http_rule;
+pub mod kernel_image;
 pub mod link;
+pub mod monitor_control;
 pub mod policy_rule;
+pub mod ports;
 mod runtime;
+mod script;
 mod seeds;
+mod virtio;
+pub mod virtio_balloon;
+pub mod virtio_block;
+pub mod virtio_console;
+pub mod virtio_network;
+pub mod virtio_random;
+pub mod virtio_registers;
 
 /// A target by its name.
 #[derive(Clone, Copy, Debug)]
@@ -80,13 +94,58 @@ pub const TARGETS: &[Target] = &[
         seeds: http_rule::seeds,
     },
     Target {
+        name: "kernel_image",
+        run: kernel_image::run,
+        seeds: kernel_image::seeds,
+    },
+    Target {
         name: "link",
         run: link::run,
         seeds: link::seeds,
     },
     Target {
+        name: "monitor_control",
+        run: monitor_control::run,
+        seeds: monitor_control::seeds,
+    },
+    Target {
         name: "policy_rule",
         run: policy_rule::run,
         seeds: policy_rule::seeds,
+    },
+    Target {
+        name: "ports",
+        run: ports::run,
+        seeds: ports::seeds,
+    },
+    Target {
+        name: "virtio_balloon",
+        run: virtio_balloon::run,
+        seeds: virtio_balloon::seeds,
+    },
+    Target {
+        name: "virtio_block",
+        run: virtio_block::run,
+        seeds: virtio_block::seeds,
+    },
+    Target {
+        name: "virtio_console",
+        run: virtio_console::run,
+        seeds: virtio_console::seeds,
+    },
+    Target {
+        name: "virtio_network",
+        run: virtio_network::run,
+        seeds: virtio_network::seeds,
+    },
+    Target {
+        name: "virtio_random",
+        run: virtio_random::run,
+        seeds: virtio_random::seeds,
+    },
+    Target {
+        name: "virtio_registers",
+        run: virtio_registers::run,
+        seeds: virtio_registers::seeds,
     },
 ];

@@ -168,7 +168,9 @@ fn load_elf(
     let PvhBootCapability::PvhEntryPresent(entry) = loaded.pvh_boot_cap else {
         return Err("it has no PVH entry (CONFIG_PVH)".to_owned());
     };
-    Ok((Entry::Pvh(entry.0), loaded.kernel_end))
+    let end = loaded.kernel_end;
+    check_entry(entry.0, end)?;
+    Ok((Entry::Pvh(entry.0), end))
 }
 
 /// The same for a bzImage.
@@ -197,9 +199,19 @@ fn load_bzimage(
         return Err(format!("{CUT}: {size_bytes} of {promised} bytes are there"));
     }
     let entry = loaded.kernel_load.0 + BZIMAGE_64_BIT_ENTRY;
+    check_entry(entry, loaded.kernel_end)?;
     // It decompresses itself into as much memory as its header says.
     let end = loaded.kernel_load.0 + u64::from(header.init_size);
     Ok((Entry::Linux64(entry, header), end.max(loaded.kernel_end)))
+}
+
+/// Says why a kernel that was loaded up to `end` cannot be entered at `address`.
+fn check_entry(address: u64, end: u64) -> Result<(), String> {
+    if (layout::HIGH_MEMORY..end).contains(&address) {
+        Ok(())
+    } else {
+        Err(format!("nothing is at its entry, {address:#x}"))
+    }
 }
 
 /// Puts the initial file system at the end of low memory, as far from the kernel as there is.

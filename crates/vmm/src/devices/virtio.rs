@@ -12,7 +12,8 @@
 //! ```
 //!
 //! Everything that a driver writes is hostile: a chain of descriptors that makes no sense is
-//! answered as far as it can be, and otherwise stops its device, never the machine.
+//! answered as far as it can be, and otherwise stops its device, never the machine. What a driver
+//! can have a device do at once is bounded, too: buffers of a request, requests of a turn.
 
 pub(crate) mod balloon;
 pub(crate) mod block;
@@ -20,6 +21,8 @@ pub(crate) mod console;
 pub(crate) mod device;
 #[cfg(test)]
 mod driver;
+#[cfg(test)]
+mod hostile;
 pub(crate) mod network;
 pub(crate) mod random;
 mod traffic;

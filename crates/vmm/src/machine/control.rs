@@ -18,7 +18,7 @@ use crate::jail::filters::ThreadKind;
 use crate::sys::inherited_socket;
 
 /// What the main thread waits for.
-enum Event {
+pub(crate) enum Event {
     /// The supervisor has asked for something.
     Request(Request),
     /// The supervisor has said something that is no request.
@@ -160,7 +160,8 @@ fn listen(control: &UnixStream, events: Sender<Event>) -> io::Result<()> {
     Ok(())
 }
 
-fn next(lines: &mut BufReader<UnixStream>) -> Event {
+/// Waits for the next line of the supervisor's, and says what it is.
+pub(crate) fn next(mut lines: impl BufRead) -> Event {
     let mut line = Vec::new();
     let read = lines
         .by_ref()

@@ -12,6 +12,7 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::platform::Platform;
+use crate::devices::virtio::device::Turn;
 use crate::jail;
 use crate::jail::filters::ThreadKind;
 
@@ -20,6 +21,7 @@ const EVENTS: usize = 16;
 
 /// Milliseconds to wait for an event (epoll_wait(2)).
 const FOR_EVER: i32 = -1;
+const NOT_AT_ALL: i32 = 0;
 
 /// Something that a worker waits for.
 enum Watch {
@@ -84,24 +86,38 @@ fn spawn(name: String, platform: &Arc<Platform>, watches: Vec<Watch>) -> io::Res
 
 fn work(epoll: &Epoll, platform: &Platform, watches: &[Watch]) {
     let mut events = [EpollEvent::default(); EVENTS];
+    // What has more to do; others have their turn in between.
+    let mut unfinished: Vec<usize> = Vec::new();
     loop {
-        let count = match epoll.wait(FOR_EVER, &mut events) {
+        let patience = if unfinished.is_empty() {
+            FOR_EVER
+        } else {
+            NOT_AT_ALL
+        };
+        let count = match epoll.wait(patience, &mut events) {
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
             // The descriptors are ours and open.
             Err(_) => return,
         };
-        for event in &events[..count] {
-            let index = usize::try_from(event.data()).unwrap_or(usize::MAX);
-            match watches.get(index) {
-                Some(Watch::Doorbell { slot, queue, event }) => {
-                    // Rung already, or not: the queue says.
-                    let _rings = event.read();
-                    platform.slots()[*slot].kicked(*queue);
-                }
-                Some(Watch::Source { slot }) => platform.slots()[*slot].source_ready(),
-                None => {}
-            }
+        let mut ready = std::mem::take(&mut unfinished);
+        let events = events[..count].iter().map(EpollEvent::data);
+        ready.extend(events.filter_map(|index| usize::try_from(index).ok()));
+        ready.sort_unstable();
+        ready.dedup();
+        let is_unfinished = |index: &usize| serve(platform, &watches[*index]) == Turn::Unfinished;
+        unfinished.extend(ready.into_iter().filter(is_unfinished));
+    }
+}
+
+/// Has a device do what it has been woken for.
+fn serve(platform: &Platform, watch: &Watch) -> Turn {
+    match watch {
+        Watch::Doorbell { slot, queue, event } => {
+            // Rung already, or not: the queue says.
+            let _rings = event.read();
+            platform.slots()[*slot].kicked(*queue)
         }
+        Watch::Source { slot } => platform.slots()[*slot].source_ready(),
     }
 }

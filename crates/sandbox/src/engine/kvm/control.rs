@@ -132,6 +132,7 @@ async fn read(reader: ReadHalf<UnixStream>, replies: mpsc::Sender<Reply>) -> Opt
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use smolvm_protocol::vmm::Flow;
     use tokio::io::{AsyncBufReadExt as _, BufReader};
 
@@ -191,5 +192,60 @@ mod tests {
         let document = serde_json::to_value(stats).expect("JSON");
         assert_eq!(document["disks"]["to_guest"]["bytes"], 512);
         assert_eq!(document["network"]["from_guest"]["count"], 2);
+    }
+
+    /// Returns what the supervisor makes of a monitor that says this and ends.
+    async fn end_after(said: Vec<u8>) -> Option<MachineEnd> {
+        let (ours, mut monitor) = UnixStream::pair().unwrap();
+        let mut control = Control::new(ours);
+        let say = tokio::spawn(async move {
+            // A reader that has heard enough is gone.
+            let _unheard = monitor.write_all(&said).await;
+        });
+        let end = control.end().await;
+        say.await.unwrap();
+        end
+    }
+
+    fn said(reply: &Reply) -> Vec<u8> {
+        let mut line = serde_json::to_vec(reply).unwrap();
+        line.push(b'\n');
+        line
+    }
+
+    #[tokio::test]
+    async fn end_is_kept_however_many_replies_come_that_nobody_asked_for() {
+        let flood = said(&Reply::Done).repeat(100_000);
+        let end = said(&Reply::Ended(MachineEnd::PoweredOff));
+        let end = end_after([flood, end].concat()).await;
+        assert_eq!(end, Some(MachineEnd::PoweredOff));
+    }
+
+    #[tokio::test]
+    async fn line_that_is_too_long_or_means_nothing_is_the_last_one() {
+        let end = said(&Reply::Ended(MachineEnd::Reset));
+        let long = vec![b' '; MAX_LINE_BYTES + 1];
+        for nonsense in [long, b"\n".to_vec(), b"{}\n".to_vec(), b"\xff\n".to_vec()] {
+            assert_eq!(end_after([nonsense, end.clone()].concat()).await, None);
+        }
+        // Deeper than any message of ours.
+        let deep = [vec![b'['; 100_000], b"\n".to_vec(), end].concat();
+        assert_eq!(end_after(deep).await, None);
+    }
+
+    proptest! {
+        #[test]
+        fn bytes_of_a_monitor_that_was_taken_over_are_read_to_their_end(
+            bytes in prop::collection::vec(any::<u8>(), 0..2000),
+            is_line in any::<bool>(),
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            let start = if is_line { said(&Reply::Done) } else { Vec::new() };
+            let end = runtime.block_on(end_after([start, bytes].concat()));
+            prop_assert_eq!(end, None);
+        }
     }
 }

@@ -102,6 +102,10 @@ fn file_that_is_no_kernel_is_refused_with_what_it_is() {
     let mut narrow = elf_kernel(ELF_X86_64, 0x1000);
     narrow[elf::EI_CLASS] = 1;
     assert!(refusal(&narrow).contains("another processor"));
+    let mut elsewhere = elf_kernel(ELF_X86_64, 0x1000);
+    // The entry is the last thing of the note.
+    elsewhere[0x1010..0x1014].copy_from_slice(&0x20_0000_u32.to_le_bytes());
+    assert!(refusal(&elsewhere).contains("nothing is at its entry, 0x200000"));
 }
 
 #[test]

@@ -34,6 +34,9 @@ const CONTROL_BYTES: usize = 8;
 /// Control messages that wait for the driver's buffers; one that makes none has no use for more.
 const MAX_WAITING: usize = 16;
 
+/// The one port, as control messages name it.
+const PORT: u32 = 0;
+
 // Events of control messages.
 const EVENT_DEVICE_READY: u16 = 0;
 const EVENT_PORT_ADD: u16 = 1;
@@ -116,10 +119,13 @@ impl ConsoleDevice {
     }
 
     fn hear(&mut self, message: [u8; CONTROL_BYTES]) {
+        let port = u32::from_le_bytes([message[0], message[1], message[2], message[3]]);
         let event = u16::from_le_bytes([message[4], message[5]]);
         let value = u16::from_le_bytes([message[6], message[7]]);
         match event {
             EVENT_DEVICE_READY if value == 1 => self.tell(EVENT_PORT_ADD, 1, ""),
+            // The others are of ports, and there is no other.
+            _ if port != PORT => {}
             EVENT_PORT_READY if value == 1 => {
                 self.tell(EVENT_PORT_NAME, 1, self.name);
                 self.tell(EVENT_PORT_OPEN, self.stream.is_some().into(), "");
@@ -142,6 +148,11 @@ impl ConsoleDevice {
                 break;
             };
             let slices = request.writable(queues.memory())?;
+            if slices.len() == 0 {
+                // To read nothing is what the host's end looks like.
+                queues.complete(TO_GUEST, &request, 0)?;
+                continue;
+            }
             match memory::receive(stream.as_fd(), slices.as_slices()) {
                 Ok(count) if count > 0 => {
                     let count = u32::try_from(count).unwrap_or(u32::MAX);
@@ -311,7 +322,7 @@ mod tests {
         host.write_all(b"early").unwrap();
         let mut driver = Driver::new(ConsoleDevice::new("agent", stream).unwrap());
         driver.submit(TO_GUEST, &[Part::Write(64)]);
-        driver.slot.source_ready();
+        driver.source_ready();
         assert_eq!(driver.done(TO_GUEST), None);
         driver.request(
             CONTROL_FROM_GUEST,
@@ -332,7 +343,7 @@ mod tests {
         let mut done = 0;
         while done < all.len() {
             done += host.read(&mut all[done..]).unwrap();
-            driver.slot.source_ready();
+            driver.source_ready();
         }
         assert!(driver.done(FROM_GUEST).is_some() && driver.done(FROM_GUEST).is_some());
         assert!(all.iter().all(|byte| *byte == 3));
@@ -344,7 +355,7 @@ mod tests {
         drop(host);
         let told = driver.submit(CONTROL_TO_GUEST, &[Part::Write(32)]);
         driver.submit(TO_GUEST, &[Part::Write(64)]);
-        driver.slot.source_ready();
+        driver.source_ready();
         assert_eq!(driver.done(CONTROL_TO_GUEST), Some(8));
         assert_eq!(driver.bytes(told[0])[..8], message(EVENT_PORT_OPEN, 0));
         // What the guest still sends is taken and lost.

@@ -18,6 +18,26 @@ const INTERRUPT_USED_BUFFERS: u32 = 1 << 0;
 /// The device's configuration, or its need of a reset, has changed (bit 1).
 const INTERRUPT_CONFIGURATION: u32 = 1 << 1;
 
+/// Buffers of a request at most: what one system call takes (limits.h, `IOV_MAX`). A chain in the
+/// queue's own descriptors is never as long; one in a table of its own can have 65535 of them, and a
+/// queue that is full of those would have this process hold hundreds of MiB.
+const MAX_BUFFERS: usize = 1024;
+
+/// Requests that a device takes before others have their turn: more than any queue has places, so that
+/// a driver that adds no more while it is served is served whole.
+const TURN_REQUESTS: u32 = 1024;
+
+/// How a device's turn has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Turn {
+    /// It waits for its driver or its host.
+    Done,
+    /// It has more to do. A driver can see to it that this is always so: its rings can lie where its
+    /// device writes.
+    Unfinished,
+}
+
 /// What one kind of device does. No method waits: what cannot be done now is done when the next
 /// one is called.
 pub(crate) trait VirtioDevice: Send {
@@ -127,6 +147,8 @@ pub(crate) struct Queues {
     memory: Memory,
     queues: Vec<Queue>,
     interrupt: Arc<DeviceInterrupt>,
+    /// Requests that may be taken still in this turn.
+    left: u32,
 }
 
 impl Queues {
@@ -139,6 +161,19 @@ impl Queues {
             memory,
             queues,
             interrupt,
+            left: TURN_REQUESTS,
+        }
+    }
+
+    pub(super) const fn begin_turn(&mut self) {
+        self.left = TURN_REQUESTS;
+    }
+
+    pub(super) const fn end_turn(&self) -> Turn {
+        if self.left == 0 {
+            Turn::Unfinished
+        } else {
+            Turn::Done
         }
     }
 
@@ -146,17 +181,22 @@ impl Queues {
         &self.memory
     }
 
-    /// Takes the next request out of a queue. [`Queues::complete`] gives it back.
+    /// Takes the next request out of a queue, if there is one and it is the device's turn.
+    /// [`Queues::complete`] gives it back.
     pub(crate) fn take(&mut self, queue: usize) -> Result<Option<Request>, BrokenDriver> {
         let memory = &self.memory;
         let queue = self.queues.get_mut(queue).ok_or(broken("no such queue"))?;
-        if !queue.ready() {
+        if !queue.ready() || self.left == 0 {
             return Ok(None);
         }
         let mut chains = queue
             .iter(memory)
             .map_err(|_| broken("a queue has an impossible index"))?;
-        chains.next().map(|chain| Request::of(chain)).transpose()
+        let Some(chain) = chains.next() else {
+            return Ok(None);
+        };
+        self.left -= 1;
+        Request::of(chain).map(Some)
     }
 
     /// Puts the request that was taken last back, to be taken again.
@@ -184,6 +224,10 @@ impl Queues {
     pub(crate) fn notify(&mut self, queue: usize) -> Result<(), BrokenDriver> {
         let memory = &self.memory;
         let queue = self.queues.get_mut(queue).ok_or(broken("no such queue"))?;
+        // The rings of a queue that is not ready are nowhere.
+        if !queue.ready() {
+            return Ok(());
+        }
         let is_wanted = queue
             .needs_notification(memory)
             .map_err(|_| broken("a queue's rings are not in memory"))?;
@@ -193,13 +237,18 @@ impl Queues {
         Ok(())
     }
 
-    /// Has the driver kick again. Returns whether there are requests that came before it could.
+    /// Has the driver kick again. Returns whether there are requests that came before it could, for
+    /// this turn.
     pub(crate) fn wait_for_kick(&mut self, queue: usize) -> Result<bool, BrokenDriver> {
         let memory = &self.memory;
         let queue = self.queues.get_mut(queue).ok_or(broken("no such queue"))?;
-        queue
+        if !queue.ready() {
+            return Ok(false);
+        }
+        let has_more = queue
             .enable_notification(memory)
-            .map_err(|_| broken("a queue's rings are not in memory"))
+            .map_err(|_| broken("a queue's rings are not in memory"))?;
+        Ok(has_more && self.left > 0)
     }
 
     pub(super) fn into_queues(self) -> Vec<Queue> {
@@ -239,6 +288,9 @@ impl Request {
                 request.readable.push(buffer);
             } else {
                 return Err(broken("a buffer to read comes after one to write"));
+            }
+            if request.readable.len() + request.writable.len() > MAX_BUFFERS {
+                return Err(broken("a request has too many buffers"));
             }
         }
         Ok(request)
@@ -292,20 +344,21 @@ impl<'a> Slices<'a> {
     /// Takes the first `length` bytes off, or all where there are fewer.
     pub(crate) fn split_off_front(&mut self, length: u64) -> Self {
         let mut left = usize::try_from(length).unwrap_or(usize::MAX);
-        let mut front = Vec::new();
-        while left > 0 && !self.slices.is_empty() {
-            let first = self.slices[0];
-            if first.len() <= left {
-                left -= first.len();
-                front.push(self.slices.remove(0));
-            } else {
-                let (head, tail) = first
-                    .split_at(left)
-                    .expect("the place is inside of the slice");
-                front.push(head);
-                self.slices[0] = tail;
-                left = 0;
-            }
+        let mut whole = 0;
+        while let Some(slice) = self.slices.get(whole)
+            && slice.len() <= left
+        {
+            left -= slice.len();
+            whole += 1;
+        }
+        let mut front: Vec<_> = self.slices.drain(..whole).collect();
+        if let Some(first) = self.slices.first_mut()
+            && left > 0
+        {
+            let halves = first.split_at(left);
+            let (head, tail) = halves.expect("the place is inside of the slice");
+            front.push(head);
+            *first = tail;
         }
         Self { slices: front }
     }

@@ -3,12 +3,12 @@
 use vm_memory::{Bytes as _, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::device::{DeviceInterrupt, VirtioDevice};
+use super::device::{DeviceInterrupt, Turn, VirtioDevice};
 use super::transport::Slot;
-use crate::memory::Memory;
+use crate::memory::{GuestRam, Memory};
 
-/// Places of each queue that the driver uses.
-const QUEUE_SIZE: u16 = 16;
+/// Places of each queue that the driver uses, where the device has as many.
+pub(crate) const QUEUE_SIZE: u16 = 16;
 
 /// What each queue has of memory: descriptors, rings.
 const QUEUE_BYTES: u64 = 0x1000;
@@ -19,7 +19,7 @@ const USED_OFFSET: u64 = 0x800;
 const BUFFERS: u64 = 0x10_0000;
 
 /// Size of the guest's memory.
-const MEMORY_BYTES: usize = 4 << 20;
+pub(crate) const MEMORY_BYTES: u64 = 4 << 20;
 
 // Registers (Virtio 1.3 §4.2.2).
 const DEVICE_FEATURES: u64 = 0x010;
@@ -27,9 +27,10 @@ const DEVICE_FEATURES_SELECT: u64 = 0x014;
 const DRIVER_FEATURES: u64 = 0x020;
 const DRIVER_FEATURES_SELECT: u64 = 0x024;
 const QUEUE_SELECT: u64 = 0x030;
+const QUEUE_SIZE_MAX: u64 = 0x034;
 const QUEUE_SIZE_REGISTER: u64 = 0x038;
 const QUEUE_READY: u64 = 0x044;
-const STATUS: u64 = 0x070;
+pub(crate) const STATUS: u64 = 0x070;
 const QUEUE_DESCRIPTORS: u64 = 0x080;
 const QUEUE_DRIVER: u64 = 0x090;
 const QUEUE_DEVICE: u64 = 0x0a0;
@@ -37,8 +38,9 @@ const QUEUE_DEVICE: u64 = 0x0a0;
 /// `VIRTIO_F_EVENT_IDX`, which this driver does not know.
 const EVENT_IDX: u32 = 1 << 29;
 
-const DESCRIPTOR_NEXT: u16 = 1;
-const DESCRIPTOR_WRITE: u16 = 2;
+pub(crate) const DESCRIPTOR_NEXT: u16 = 1;
+pub(crate) const DESCRIPTOR_WRITE: u16 = 2;
+pub(crate) const DESCRIPTOR_INDIRECT: u16 = 4;
 
 /// The status of a device that is in use, and of one that has stopped.
 pub(crate) const IN_USE: u32 = 1 | 2 | 8 | 4;
@@ -68,7 +70,7 @@ pub(crate) struct Driver {
 impl Driver {
     /// Brings a device into use.
     pub(crate) fn new(device: impl VirtioDevice + 'static) -> Self {
-        let memory = Memory::from_ranges(&[(GuestAddress(0), MEMORY_BYTES)]).unwrap();
+        let memory = GuestRam::new(MEMORY_BYTES).unwrap().memory().clone();
         let event = EventFd::new(libc::EFD_NONBLOCK).unwrap();
         let interrupt = event.try_clone().unwrap();
         let slot = Slot::new(
@@ -94,7 +96,7 @@ impl Driver {
         driver
     }
 
-    fn negotiate(&self) {
+    pub(crate) fn negotiate(&self) {
         self.write(STATUS, 1);
         self.write(STATUS, 1 | 2);
         for half in 0..2 {
@@ -112,7 +114,8 @@ impl Driver {
     fn set_up_queue(&self, queue: usize) {
         let base = u32::try_from(queue_base(queue)).unwrap();
         self.write(QUEUE_SELECT, u32::try_from(queue).unwrap());
-        self.write(QUEUE_SIZE_REGISTER, QUEUE_SIZE.into());
+        let size = self.read(QUEUE_SIZE_MAX).min(QUEUE_SIZE.into());
+        self.write(QUEUE_SIZE_REGISTER, size);
         for (register, offset) in [
             (QUEUE_DESCRIPTORS, 0),
             (QUEUE_DRIVER, AVAILABLE_OFFSET),
@@ -170,21 +173,50 @@ impl Driver {
             if index + 1 < parts.len() {
                 flags |= DESCRIPTOR_NEXT;
             }
-            let descriptor = base + u64::from(number) * 16;
-            self.put(descriptor, address);
-            self.put(descriptor + 8, u32::try_from(length).unwrap());
-            self.put(descriptor + 12, flags);
-            self.put(descriptor + 14, number + 1);
+            let length = u32::try_from(length).unwrap();
+            self.descriptor(base, number, (address, length), flags, number + 1);
         }
-        let ring = base + AVAILABLE_OFFSET;
-        self.put(ring + 4 + 2 * u64::from(made % QUEUE_SIZE), first);
-        self.made[queue] = made + 1;
-        self.put(ring + 2, made + 1);
-        self.slot.kicked(queue);
+        self.offer(queue, first);
         writable
     }
 
-    fn put<T: vm_memory::ByteValued>(&self, address: u64, value: T) {
+    /// Writes a descriptor into the table at `table`; `buffer` is its address and its length.
+    pub(crate) fn descriptor(
+        &self,
+        table: u64,
+        number: u16,
+        buffer: (u64, u32),
+        flags: u16,
+        next: u16,
+    ) {
+        let descriptor = table + u64::from(number) * 16;
+        self.put(descriptor, buffer.0);
+        self.put(descriptor + 8, buffer.1);
+        self.put(descriptor + 12, flags);
+        self.put(descriptor + 14, next);
+    }
+
+    /// Makes the chain that starts with this descriptor a request, and rings the doorbell.
+    pub(crate) fn offer(&mut self, queue: usize, head: u16) {
+        let made = self.made[queue];
+        let ring = queue_base(queue) + AVAILABLE_OFFSET;
+        self.put(ring + 4 + 2 * u64::from(made % QUEUE_SIZE), head);
+        self.made[queue] = made + 1;
+        self.put(ring + 2, made + 1);
+        self.kick(queue);
+    }
+
+    /// Rings the doorbell of a queue.
+    pub(crate) fn kick(&self, queue: usize) {
+        assert_eq!(self.slot.kicked(queue), Turn::Done);
+    }
+
+    /// Tells the device that its source is ready.
+    pub(crate) fn source_ready(&self) {
+        assert_eq!(self.slot.source_ready(), Turn::Done);
+    }
+
+    pub(crate) fn put<T: vm_memory::ByteValued>(&self, address: u64, value: T) {
         self.memory.write_obj(value, GuestAddress(address)).unwrap();
     }
 
@@ -221,6 +253,7 @@ impl Driver {
     }
 }
 
-fn queue_base(queue: usize) -> u64 {
+/// Returns where a queue's descriptors are.
+pub(crate) fn queue_base(queue: usize) -> u64 {
     0x1000 + queue as u64 * QUEUE_BYTES
 }

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use virtio_queue::{Queue, QueueT as _};
 
-use super::device::{BrokenDriver, DeviceInterrupt, Queues, VirtioDevice};
+use super::device::{BrokenDriver, DeviceInterrupt, Queues, Turn, VirtioDevice};
 use super::traffic::TrafficCount;
 use crate::memory::Memory;
 
@@ -153,21 +153,24 @@ impl Slot {
         match offset {
             register::INTERRUPT_ACKNOWLEDGE => self.interrupt.acknowledge(value),
             // Only when KVM does not ring the doorbell itself.
-            register::QUEUE_NOTIFY => self.kicked(value as usize),
+            register::QUEUE_NOTIFY => {
+                // A turn is more than an honest driver needs, and this is a processor's thread.
+                let _given_up = self.kicked(value as usize);
+            }
             _ => self.transport().write(offset, value),
         }
     }
 
     /// The guest has rung the doorbell of a queue.
-    pub(crate) fn kicked(&self, queue: usize) {
+    pub(crate) fn kicked(&self, queue: usize) -> Turn {
         self.transport()
-            .work(|device, queues| device.kicked(queue, queues));
+            .work(|device, queues| device.kicked(queue, queues))
     }
 
     /// The device's source is ready.
-    pub(crate) fn source_ready(&self) {
+    pub(crate) fn source_ready(&self) -> Turn {
         self.transport()
-            .work(|device, queues| device.source_ready(queues));
+            .work(|device, queues| device.source_ready(queues))
     }
 }
 
@@ -179,6 +182,8 @@ struct Transport {
     driver_features_select: u32,
     driver_features: u64,
     queue_select: u32,
+    /// The driver has given a queue a size or an address that no queue can have.
+    has_impossible_queue: bool,
     status: u32,
     /// Before the device is in use, and while it is broken.
     idle_queues: Vec<Queue>,
@@ -197,6 +202,7 @@ impl Transport {
             driver_features_select: 0,
             driver_features: 0,
             queue_select: 0,
+            has_impossible_queue: false,
             status: 0,
             idle_queues,
             queues: None,
@@ -273,21 +279,44 @@ impl Transport {
         let Some(queue) = self.idle_queues.get_mut(self.queue_select as usize) else {
             return;
         };
-        match offset {
-            // Impossible sizes and addresses are ignored; the queue is then not valid.
-            register::QUEUE_SIZE => queue.set_size(u16::try_from(value).unwrap_or(0)),
+        // A queue does not take what it cannot have, and keeps what it had.
+        let is_taken = match offset {
+            register::QUEUE_SIZE => {
+                queue.set_size(u16::try_from(value).unwrap_or(0));
+                u32::from(queue.size()) == value
+            }
             register::QUEUE_READY => {
                 queue.set_event_idx(has_event_idx);
                 queue.set_ready(value == 1);
+                true
             }
-            register::QUEUE_DESCRIPTORS_LOW => queue.set_desc_table_address(Some(value), None),
-            register::QUEUE_DESCRIPTORS_HIGH => queue.set_desc_table_address(None, Some(value)),
-            register::QUEUE_DRIVER_LOW => queue.set_avail_ring_address(Some(value), None),
-            register::QUEUE_DRIVER_HIGH => queue.set_avail_ring_address(None, Some(value)),
-            register::QUEUE_DEVICE_LOW => queue.set_used_ring_address(Some(value), None),
-            register::QUEUE_DEVICE_HIGH => queue.set_used_ring_address(None, Some(value)),
-            _ => {}
-        }
+            register::QUEUE_DESCRIPTORS_LOW => {
+                queue.set_desc_table_address(Some(value), None);
+                half(queue.desc_table(), 0) == value
+            }
+            register::QUEUE_DESCRIPTORS_HIGH => {
+                queue.set_desc_table_address(None, Some(value));
+                true
+            }
+            register::QUEUE_DRIVER_LOW => {
+                queue.set_avail_ring_address(Some(value), None);
+                half(queue.avail_ring(), 0) == value
+            }
+            register::QUEUE_DRIVER_HIGH => {
+                queue.set_avail_ring_address(None, Some(value));
+                true
+            }
+            register::QUEUE_DEVICE_LOW => {
+                queue.set_used_ring_address(Some(value), None);
+                half(queue.used_ring(), 0) == value
+            }
+            register::QUEUE_DEVICE_HIGH => {
+                queue.set_used_ring_address(None, Some(value));
+                true
+            }
+            _ => true,
+        };
+        self.has_impossible_queue |= !is_taken;
     }
 
     fn set_status(&mut self, value: u32) {
@@ -313,7 +342,7 @@ impl Transport {
     fn activate(&mut self) {
         let memory = &self.memory;
         let is_valid = |queue: &Queue| !queue.ready() || queue.is_valid(memory);
-        if !self.idle_queues.iter().all(is_valid) {
+        if self.has_impossible_queue || !self.idle_queues.iter().all(is_valid) {
             self.stop();
             return;
         }
@@ -321,24 +350,27 @@ impl Transport {
         let interrupt = self.interrupt.clone();
         self.queues = Some(Queues::new(self.memory.clone(), queues, interrupt));
         self.device.activate(self.driver_features);
-        // What came before the device could look.
+        // What came before the device could look. A turn is enough for all that is in a queue.
         for queue in 0..self.device.queue_sizes().len() {
-            self.work(|device, queues| device.kicked(queue, queues));
+            let _given_up = self.work(|device, queues| device.kicked(queue, queues));
         }
-        self.work(|device, queues| device.source_ready(queues));
+        let _given_up = self.work(|device, queues| device.source_ready(queues));
     }
 
     /// Has the device work, if it is in use; one whose driver breaks a rule stops.
     fn work(
         &mut self,
         work: impl FnOnce(&mut dyn VirtioDevice, &mut Queues) -> Result<(), BrokenDriver>,
-    ) {
+    ) -> Turn {
         let Some(queues) = &mut self.queues else {
-            return;
+            return Turn::Done;
         };
+        queues.begin_turn();
         if work(self.device.as_mut(), queues).is_err() {
             self.stop();
+            return Turn::Done;
         }
+        queues.end_turn()
     }
 
     /// Stops a device that cannot go on until its driver resets it (Virtio 1.3 §2.1.2).
@@ -361,6 +393,7 @@ impl Transport {
         self.device_features_select = 0;
         self.driver_features_select = 0;
         self.queue_select = 0;
+        self.has_impossible_queue = false;
     }
 }
 
@@ -370,10 +403,10 @@ fn new_queues(sizes: &[u16]) -> Vec<Queue> {
 }
 
 /// Returns the lower or the upper 32 bits.
-fn half(features: u64, select: u32) -> u32 {
+fn half(value: u64, select: u32) -> u32 {
     match select {
-        0 => (features & 0xffff_ffff) as u32,
-        1 => (features >> 32) as u32,
+        0 => (value & 0xffff_ffff) as u32,
+        1 => (value >> 32) as u32,
         _ => 0,
     }
 }

@@ -22,21 +22,18 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use rustix::process::Signal;
 use smolvm_protocol::vmm::{
-    AGENT_FD, CONSOLE_FD, CONTROL_FD, Disk, MachineDescription, MachineEnd, MachineStats,
-    NETWORK_FD, NetworkInterface, Request,
+    Disk, MachineDescription, MachineEnd, MachineStats, NetworkInterface, Request,
 };
 use smolvm_protocol::{
     HOSTNAME_PARAMETER, OVERLAY_DISK_SERIAL, ROOT_DISK_SERIAL, ROOT_PARAMETER, ROOT_SHARED,
 };
 use tokio::io::AsyncRead;
-use tokio::net::UnixStream;
 use tokio::process::Child;
 use tokio::task::JoinHandle;
 
-use super::connection::{asynchronous, last_lines, socket_pair};
+use super::connection::{self, Streams};
 use super::{BootError, BootPlan, Capabilities, Engine, EnginePlan, Machine, MachineExit, Stream};
 use crate::jail::JailPlan;
-use crate::process::{self, InheritedFd};
 use control::Control;
 
 /// The engine `kvm`.
@@ -68,45 +65,19 @@ fn start(plan: &BootPlan) -> Result<KvmMachine, BootError> {
     let EnginePlan::Kvm { program, launcher } = &plan.engine else {
         unreachable!("engine_of hands a plan only to the engine that it names");
     };
-    let (agent, agent_fd) = socket_pair().map_err(BootError::Socket)?;
-    let (control, control_fd) = socket_pair().map_err(BootError::Socket)?;
-    let (console, console_fd) = socket_pair().map_err(BootError::Socket)?;
-    let network = plan.network.map(|_| socket_pair()).transpose();
-    let (network, network_fd) = network.map_err(BootError::Socket)?.unzip();
     let mut arguments = vec![OsString::from("run")];
     arguments.extend(plan.network.map(|_| OsString::from("--network")));
     // For whoever looks at the host's processes.
     let disk = plan.overlay.as_ref().unwrap_or(&plan.root_image);
     arguments.extend([OsString::from("--label"), disk.into()]);
     let jail = JailPlan::for_kvm(program, arguments, plan);
-    let inherited = [
-        (agent_fd, AGENT_FD),
-        (control_fd, CONTROL_FD),
-        (console_fd, CONSOLE_FD),
-    ];
-    let inherited = inherited
-        .into_iter()
-        .chain(network_fd.map(|fd| (fd, NETWORK_FD)))
-        .map(|(fd, number)| InheritedFd { fd, number })
-        .collect();
-    let spawned = process::spawn_jailed(launcher, &jail, inherited);
-    let mut child = spawned.map_err(|source| BootError::Spawn {
-        program: launcher.clone(),
-        source,
-    })?;
-    let stderr = child
-        .stderr
-        .take()
-        .expect("spawn_jailed pipes the error output");
-    let network = network.map(asynchronous).transpose();
+    let spawned = connection::spawn(launcher, &jail, plan.network.is_some())?;
     Ok(KvmMachine {
-        agent: Some(asynchronous(agent).map_err(BootError::Socket)?),
-        console: Some(asynchronous(console).map_err(BootError::Socket)?),
-        network: network.map_err(BootError::Socket)?,
-        control: Control::new(asynchronous(control).map_err(BootError::Socket)?),
-        messages: tokio::spawn(last_lines(stderr)),
+        streams: spawned.streams,
+        control: Control::new(connection::asynchronous(spawned.control)?),
+        messages: spawned.messages,
         exit: None,
-        child,
+        child: spawned.child,
     })
 }
 
@@ -181,9 +152,7 @@ fn command_line(plan: &BootPlan) -> String {
 
 /// One process of our monitor.
 struct KvmMachine {
-    agent: Option<UnixStream>,
-    console: Option<UnixStream>,
-    network: Option<UnixStream>,
+    streams: Streams,
     control: Control,
     messages: JoinHandle<Vec<String>>,
     exit: Option<MachineExit>,
@@ -258,18 +227,15 @@ fn describe_end(status: &io::Result<ExitStatus>) -> String {
 
 impl Machine for KvmMachine {
     fn take_agent_stream(&mut self) -> Option<Box<dyn Stream>> {
-        let agent = self.agent.take();
-        agent.map(|stream| Box::new(stream) as Box<dyn Stream>)
+        self.streams.take_agent()
     }
 
     fn take_console(&mut self) -> Option<Box<dyn AsyncRead + Send + Unpin>> {
-        let console = self.console.take();
-        console.map(|stream| Box::new(stream) as Box<dyn AsyncRead + Send + Unpin>)
+        self.streams.take_console()
     }
 
     fn take_network(&mut self) -> Option<Box<dyn Stream>> {
-        let network = self.network.take();
-        network.map(|stream| Box::new(stream) as Box<dyn Stream>)
+        self.streams.take_network()
     }
 
     fn vmm_pid(&self) -> Option<u32> {

@@ -23,25 +23,14 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use smolvm_protocol::vmm::MachineStats;
 use tokio::io::AsyncRead;
-use tokio::net::UnixStream;
 use tokio::process::Child;
 use tokio::task::JoinHandle;
 
-use super::connection::{asynchronous, last_lines, socket_pair};
+use super::connection::{self, Streams};
 use super::{BootError, BootPlan, Capabilities, Engine, EnginePlan, Machine, MachineExit, Stream};
 use crate::jail::JailPlan;
-use crate::process::{self, InheritedFd};
 pub use facts::{MIN_VERSION, QemuFacts, inspect};
 use qmp::{Qmp, ShutdownReason};
-
-/// Descriptor of the agent stream in QEMU.
-const AGENT_FD: i32 = 3;
-/// Descriptor of the QMP connection in QEMU.
-const QMP_FD: i32 = 4;
-/// Descriptor of the serial console in QEMU.
-const CONSOLE_FD: i32 = 5;
-/// Descriptor of the network's link in QEMU.
-const NETWORK_FD: i32 = 6;
 
 /// The engine `qemu`.
 #[derive(Clone, Copy, Debug)]
@@ -73,56 +62,21 @@ fn start(plan: &BootPlan) -> Result<QemuMachine, BootError> {
     else {
         unreachable!("engine_of hands a plan only to the engine that it names");
     };
-    let (agent, agent_fd) = socket_pair().map_err(BootError::Socket)?;
-    let (qmp, qmp_fd) = socket_pair().map_err(BootError::Socket)?;
-    let (console, console_fd) = socket_pair().map_err(BootError::Socket)?;
-    let network = plan.network.map(|_| socket_pair()).transpose();
-    let (network, network_fd) = network.map_err(BootError::Socket)?.unzip();
-    let qmp = Qmp::start(qmp).map_err(BootError::Socket)?;
-    let jail = JailPlan::for_qemu(
-        program,
-        arguments::of(plan, *accelerator, *tsc_khz),
-        plan,
-        *accelerator,
-    );
-    let descriptors = [
-        (agent_fd, AGENT_FD),
-        (qmp_fd, QMP_FD),
-        (console_fd, CONSOLE_FD),
-    ];
-    let inherited = descriptors
-        .into_iter()
-        .chain(network_fd.map(|fd| (fd, NETWORK_FD)))
-        .map(|(fd, number)| InheritedFd { fd, number })
-        .collect();
-    let mut child =
-        process::spawn_jailed(launcher, &jail, inherited).map_err(|source| BootError::Spawn {
-            program: launcher.clone(),
-            source,
-        })?;
-    let stderr = child
-        .stderr
-        .take()
-        .expect("spawn_jailed pipes the error output");
+    let arguments = arguments::of(plan, *accelerator, *tsc_khz);
+    let jail = JailPlan::for_qemu(program, arguments, plan, *accelerator);
+    let spawned = connection::spawn(launcher, &jail, plan.network.is_some())?;
     Ok(QemuMachine {
-        agent: Some(asynchronous(agent).map_err(BootError::Socket)?),
-        console: Some(asynchronous(console).map_err(BootError::Socket)?),
-        network: network
-            .map(asynchronous)
-            .transpose()
-            .map_err(BootError::Socket)?,
-        qmp,
-        messages: tokio::spawn(last_lines(stderr)),
+        streams: spawned.streams,
+        qmp: Qmp::start(spawned.control).map_err(BootError::Socket)?,
+        messages: spawned.messages,
         exit: None,
-        child,
+        child: spawned.child,
     })
 }
 
 /// One QEMU process.
 struct QemuMachine {
-    agent: Option<UnixStream>,
-    console: Option<UnixStream>,
-    network: Option<UnixStream>,
+    streams: Streams,
     qmp: Qmp,
     messages: JoinHandle<Vec<String>>,
     exit: Option<MachineExit>,
@@ -164,21 +118,15 @@ fn classify(
 
 impl Machine for QemuMachine {
     fn take_agent_stream(&mut self) -> Option<Box<dyn Stream>> {
-        self.agent
-            .take()
-            .map(|stream| Box::new(stream) as Box<dyn Stream>)
+        self.streams.take_agent()
     }
 
     fn take_console(&mut self) -> Option<Box<dyn AsyncRead + Send + Unpin>> {
-        self.console
-            .take()
-            .map(|stream| Box::new(stream) as Box<dyn AsyncRead + Send + Unpin>)
+        self.streams.take_console()
     }
 
     fn take_network(&mut self) -> Option<Box<dyn Stream>> {
-        self.network
-            .take()
-            .map(|stream| Box::new(stream) as Box<dyn Stream>)
+        self.streams.take_network()
     }
 
     fn vmm_pid(&self) -> Option<u32> {

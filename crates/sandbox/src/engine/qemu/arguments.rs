@@ -3,12 +3,12 @@
 use std::ffi::OsString;
 use std::path::Path;
 
+use smolvm_protocol::vmm::{AGENT_FD, CONSOLE_FD, CONTROL_FD, NETWORK_FD};
 use smolvm_protocol::{
     AGENT_PORT, HOSTNAME_PARAMETER, OVERLAY_DISK_SERIAL, ROOT_DISK_SERIAL, ROOT_PARAMETER,
     ROOT_SHARED,
 };
 
-use super::{AGENT_FD, CONSOLE_FD, NETWORK_FD, QMP_FD};
 use crate::engine::{Accelerator, BootPlan, NetworkDevice};
 
 /// Returns the arguments after the program's name.
@@ -101,7 +101,7 @@ fn kernel_command_line(plan: &BootPlan, accelerator: Accelerator, tsc_khz: u64) 
 fn connections(line: &mut CommandLine) {
     line.option("-chardev", &format!("socket,id=console,fd={CONSOLE_FD}"));
     line.option("-serial", "chardev:console");
-    line.option("-chardev", &format!("socket,id=qmp,fd={QMP_FD}"));
+    line.option("-chardev", &format!("socket,id=qmp,fd={CONTROL_FD}"));
     line.option("-mon", "chardev=qmp,mode=control");
     line.option("-device", "virtio-serial-device");
     line.option("-chardev", &format!("socket,id=agent,fd={AGENT_FD}"));

@@ -64,6 +64,9 @@ const KVM_RUN: u64 = 0xae80;
 /// `KVM_GET_REGS`, `_IOR(KVMIO, 0x81, struct kvm_regs)` (same file).
 const KVM_GET_REGS: u64 = 0x8090_ae81;
 
+/// `F_GETFD` (fcntl(2)): asks for a descriptor's flags.
+const F_GETFD: u64 = 1;
+
 /// `PROT_EXEC` (mmap(2)), the third argument of both calls.
 const NOT_EXECUTABLE: &[Only] = &[Only::Without(2, 0x4)];
 
@@ -97,6 +100,11 @@ const EVERY_THREAD: &[Call] = &[
         "a wait that a stopped process goes on with",
     ),
     call(libc::SYS_close, "what the thread owned"),
+    only(
+        libc::SYS_fcntl,
+        &[Only::Equal(1, F_GETFD)],
+        "whether it is open still, in programs built with debug assertions",
+    ),
     call(libc::SYS_exit, "the end of the thread"),
     call(libc::SYS_exit_group, "the end of the process"),
 ];

@@ -193,11 +193,12 @@ mod tests {
             let mut data = numbers.next().to_le_bytes();
             // Rings and buffers are more often in memory when their addresses are small.
             data[2..].fill(0);
-            let data = &mut data[..[1, 2, 4, 8][number as usize % 4]];
+            let [width, _, _, _, low, high, ..] = number.to_le_bytes();
+            let data = &mut data[..1 << (width % 4)];
             // Five devices, a place without one, and the first 1,024 bytes of each: registers.
             let (page, offset) = ((number >> 8) % 6, (number >> 16) & 0x3ff);
             let address = VIRTIO_REGISTERS + page * VIRTIO_REGISTERS_BYTES + offset;
-            let port = (number >> 32) as u16;
+            let port = u16::from_le_bytes([low, high]);
             match number >> 62 {
                 0 => platform.write_register(address, data),
                 1 => platform.read_register(address, data),

@@ -97,6 +97,22 @@ fn vmm_has_namespaces_of_its_own_with_nothing_in_them() {
 }
 
 #[test]
+fn qemu_that_is_found_by_a_link_runs_in_its_jail() {
+    let qemu = "qemu-system-x86_64";
+    let path = std::env::var("PATH").expect("a search path");
+    let found = std::env::split_paths(&path).map(|directory| directory.join(qemu));
+    let program = found.into_iter().find(|file| file.is_file()).expect(qemu);
+    let host = Host::new();
+    let links = host.path().join("links");
+    fs::create_dir(&links).expect("a directory");
+    std::os::unix::fs::symlink(program, links.join(qemu)).expect("a link");
+    let host = host
+        .with_environment("PATH", &format!("{}:{path}", links.display()))
+        .with_environment("SMOLVM_BACKEND", "qemu");
+    assert_eq!(host.smolvm(&["run", "--", "echo", "hi"]).ok().stdout, "hi\n");
+}
+
+#[test]
 fn vmm_of_another_user_ends_with_its_supervisor_too() {
     // The supervisor here is a shell, which says the number of what it has started and then waits.
     let plan = json!({

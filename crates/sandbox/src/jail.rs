@@ -105,6 +105,10 @@ impl JailPlan {
             "/etc/ld.so.preload",
         ];
         let mut readable: Vec<PathBuf> = system.iter().map(PathBuf::from).collect();
+        // Not by a link to it, such as a whole `/bin` is on many hosts: links are not in the VMM's
+        // root, and QEMU finds its firmware by where it is itself.
+        let program = program.canonicalize().unwrap_or_else(|_| program.into());
+        readable.push(program.clone());
         readable.extend([&plan.kernel, &plan.initramfs].map(Clone::clone));
         readable.extend(["/dev/urandom", "/dev/null"].map(PathBuf::from));
         let mut writable = plan.extra_drives.clone();
@@ -121,7 +125,7 @@ impl JailPlan {
             writable.push("/dev/kvm".into());
         }
         Self {
-            program: program.to_owned(),
+            program,
             arguments,
             readable,
             writable,
@@ -134,7 +138,6 @@ impl JailPlan {
     #[must_use]
     pub fn for_kvm(program: &Path, arguments: Vec<OsString>, plan: &BootPlan) -> Self {
         let mut jail = Self::for_qemu(program, arguments, plan, Accelerator::Kvm);
-        jail.readable.push(program.to_owned());
         // The guest's memory is a file, too.
         let memory_bytes = u64::from(plan.memory.get()) << 20;
         jail.max_file_bytes = jail.max_file_bytes.max(memory_bytes);

@@ -40,7 +40,7 @@ def bridge():
 
 def links():
     return shell(
-        "ip link add d0 type dummy; ip link add link d0 name m0 type macvlan;"
+        "ip link add d0 type veth peer name e0; ip link add link d0 name m0 type macvlan;"
         "ip link add x0 type vxlan id 1 dstport 4789 dev d0; ip link add link d0 name v0 type vlan id 5;"
         "ip link add link d0 name i0 type ipvlan || ip link delete m0;"
         "ip link delete x0; ip link delete v0; ip link delete d0"

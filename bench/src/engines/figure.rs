@@ -94,6 +94,12 @@ impl Figure {
         }
     }
 
+    /// Whether our own monitor has to be at least as fast. What comes in from the network is bounded by
+    /// the gateway, which both have.
+    pub(super) const fn is_promised(self) -> bool {
+        !matches!(self, Self::Download)
+    }
+
     /// Returns how many of its unit one measurement has.
     fn count(self) -> u32 {
         let count = match self {

@@ -351,6 +351,7 @@ def test_stop_during_a_start_ends_both(data_dir: Path) -> None:
     assert nothing_is_left_of("killed", data_dir)
 
 
+@pytest.mark.alone
 def test_five_sessions_start_at_once_and_each_is_of_its_own(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -50,6 +50,11 @@ const SIDE_BY_SIDE: &[&str] = &[
     "--quiet",
 ];
 
+/// What of it runs side by side, and what takes the whole host and runs afterwards. A marker of
+/// pyproject.toml.
+const NOT_ALONE: &[&str] = &["-m", "not alone"];
+const ALONE: &[&str] = &["-m", "alone", "--durations=10", "--quiet"];
+
 pub(crate) fn run(workspace: &Workspace) -> TaskResult {
     build::run(workspace)?;
     skips::report(&tested(workspace)?)?;
@@ -74,12 +79,14 @@ pub(crate) fn tested(workspace: &Workspace) -> Result<Vec<Skip>, Box<dyn std::er
             .current_dir(workspace.root()),
     )?;
     // conftest.py announces skipped tests as the other tests do.
-    let mut pytest = program(&directory, "python");
-    pytest
-        .args(["-m", "pytest"])
-        .args(SIDE_BY_SIDE)
-        .current_dir(workspace.root());
-    let mut skipped = skips_of(&mut pytest, &mut std::io::stdout())?;
+    let pytest = |arguments: &[&str]| {
+        let mut pytest = program(&directory, "python");
+        pytest.args(["-m", "pytest"]).args(arguments);
+        pytest.current_dir(workspace.root());
+        skips_of(&mut pytest, &mut std::io::stdout())
+    };
+    let mut skipped = pytest(&[SIDE_BY_SIDE, NOT_ALONE].concat())?;
+    skipped.extend(pytest(ALONE)?);
     skipped.extend(tested_in_frameworks(workspace, &wheel)?);
     Ok(skipped)
 }

@@ -117,7 +117,8 @@ fn tested_in_frameworks(
     pinned_npm_packages(&directory, &tests.join("npm"))?;
     install(&directory, wheel)?;
     let mut pytest = program(&directory, "python");
-    pytest.args(["-m", "pytest"]).args(SIDE_BY_SIDE).arg("-c");
+    // One after the other: two browsers at once are too much for some of their clients' patience.
+    pytest.args(["-m", "pytest", "--durations=10", "--quiet", "-c"]);
     pytest.arg(tests.join("pytest.ini")).arg(&tests);
     Ok(skips_of(
         pytest.current_dir(workspace.root()),

@@ -236,7 +236,7 @@ fn check(description: &MachineDescription) -> Result<(), StartError> {
 
 /// Returns how much memory the host has, with what it can swap out. A machine with more would run
 /// until the host has to end something: Linux refuses an ordinary program that asks for so much at
-/// once (Linux 6.12, mm/util.c, `__vm_enough_memory`), but not a memory file.
+/// once (Linux 6.12, mm/util.c, `__vm_enough_memory`), but not one that maps it without reserve.
 fn host_memory_mib() -> u64 {
     let host = rustix::system::sysinfo();
     let units = u64::from(host.mem_unit);

@@ -122,7 +122,7 @@ const DEVICE_WORK: &[Call] = &[
     call(libc::SYS_pwritev, "writes disks"),
     call(libc::SYS_fstat, "sees that a disk has been cut"),
     call(libc::SYS_fdatasync, "flushes disks"),
-    call(libc::SYS_fallocate, "discards blocks and memory"),
+    call(libc::SYS_fallocate, "discards blocks of disks"),
     call(libc::SYS_readv, "takes frames, and what the agent is told"),
     call(libc::SYS_writev, "sends frames, and what the agent says"),
     call(libc::SYS_getrandom, "is the guest's entropy"),

@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-kvm test-kernel py bench bench-kvm build lint fmt clean need-cargo
+.PHONY: help quickstart test test-slow test-kvm test-kernel py bench bench-kvm build lint fmt clean need-cargo
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -12,6 +12,9 @@ quickstart: need-cargo ## from nothing to a command in a microVM; says how long 
 
 test: need-cargo ## install what tests need, build, run all tests, also those that boot microVMs
 	@$(CARGO) xtask test
+
+test-slow: need-cargo ## run the tests that take minutes or the whole host, which `make test` leaves
+	@$(CARGO) xtask test-slow
 
 test-kvm: need-cargo ## run the tests of the engine kvm; in an emulated host where KVM is not usable
 	@$(CARGO) xtask test-kvm

@@ -16,7 +16,7 @@ use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{env, thread};
 
 use crate::command::{CommandError, check, line, run as run_command};
@@ -45,8 +45,19 @@ const DISK_SIZE: &str = "8G";
 /// A processor that QEMU emulates with SVM and nested paging.
 const PROCESSOR: &str = "EPYC,+svm,+npt";
 
-/// How often what the command says is looked for.
+/// How often the nested host is woken, and what the command says is looked for.
 const INTERVAL: Duration = Duration::from_millis(100);
+
+/// What wakes the nested host: it comes to the standard input there, with an interrupt.
+///
+/// The emulator of a processor with SVM (QEMU 7.2, target/i386/tcg/sysemu/svm_helper.c, `do_vmexit`)
+/// changes the set of pending interrupts without the lock that its devices take. An interrupt of the
+/// timer that comes meanwhile is lost, and an idle host that waits for it would wait for ever; the
+/// next interrupt, whatever it is, brings the lost one as well.
+const WAKING: &[u8] = b"\n";
+
+/// How long the nested host may say nothing; the slowest test takes a minute there.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Reads the words after the name.
 pub(crate) fn parse(words: &[String]) -> Option<Run> {
@@ -213,7 +224,7 @@ fn script(root: &Path, out: &Path, command: &[String]) -> String {
     let command = quoted(command);
     format!(
         "#!/bin/bash\n\
-         exec >'{out}/said' 2>&1 </dev/null\n\
+         cat <&0 >/dev/null & exec >'{out}/said' 2>&1 </dev/null\n\
          mkdir -p {MOUNTED} && modprobe virtio_blk && mount /dev/vda {MOUNTED} || exit\n\
          export HOME={MOUNTED}/home TMPDIR={MOUNTED}/tmp PATH={MOUNTED}/bin:$PATH\n\
          export SMOLVM_CACHE_DIR={MOUNTED}/cache SMOLVM_DATA_DIR={MOUNTED}/data\n\
@@ -249,7 +260,7 @@ fn nested(vng: &Command, disk: &Disk, script: &Path) -> TaskResult {
         ))
         .arg("--")
         .args(["bash".as_ref(), script.as_os_str()])
-        .stdin(Stdio::null())
+        .stdin(Stdio::piped())
         .stdout(Stdio::null());
     eprintln!("$ {}", line(&boot));
     let mut child = boot.spawn()?;
@@ -278,9 +289,12 @@ fn named(release: &OsString) -> OsString {
     name
 }
 
-/// Copies what comes into the file `said` to this program's output until the child has ended.
+/// Copies what comes into the file `said` to this program's output until the child has ended, and
+/// keeps the nested host awake. Ends a child that has said nothing for too long.
 fn show(child: &mut Child, said: &Path) -> io::Result<()> {
+    let mut wake = child.stdin.take();
     let mut file = None;
+    let mut last = Instant::now();
     loop {
         // Asked for first: what it said before its end is then shown as well.
         let has_ended = child.try_wait()?.is_some();
@@ -289,13 +303,24 @@ fn show(child: &mut Child, said: &Path) -> io::Result<()> {
         }
         if let Some(file) = &mut file {
             let mut text = Vec::new();
-            file.read_to_end(&mut text)?;
+            if file.read_to_end(&mut text)? > 0 {
+                last = Instant::now();
+            }
             io::stdout().write_all(&text)?;
             io::stdout().flush()?;
         }
         if has_ended {
             return Ok(());
         }
+        if last.elapsed() > PATIENCE {
+            child.kill()?;
+            let silence = PATIENCE.as_secs();
+            return Err(io::Error::other(format!(
+                "the nested host was ended: it had said nothing for {silence} s"
+            )));
+        }
+        // An emulator that has ended needs no waking.
+        let _ = wake.as_mut().map(|wake| wake.write_all(WAKING));
         thread::sleep(INTERVAL);
     }
 }

@@ -3,6 +3,7 @@
 //! ```text
 //!   quickstart ── packages, build, then `smolvm setup` and `smolvm run`
 //!   test ──────── packages, build, then the tests, then those of `py`, then `skips`
+//!   test-slow ─── packages, build, then the tests of `py` that take minutes, then `skips`
 //!   py ────────── build, then the wheel and its tests, then `skips`
 //!   test-kernel ─ packages, build, `smolvm kernel build`, then scenarios with that kernel
 //!   fuzz ──────── the seeds, then the targets of `fuzz` on a nightly compiler
@@ -83,6 +84,12 @@ const TASKS: &[Task] = &[
         arguments: "",
         summary: "run all tests, also those that boot microVMs, and count the skipped ones",
         parse: |words| alone(words, test::run),
+    },
+    Task {
+        name: "test-slow",
+        arguments: "",
+        summary: "run the tests that take minutes or all that this host has, which `test` leaves",
+        parse: |words| alone(words, test::slow),
     },
     Task {
         name: "py",

@@ -15,7 +15,7 @@ use std::process::Command;
 
 use crate::TaskResult;
 use crate::build;
-use crate::command::run as run_command;
+use crate::command::{CommandError, run as run_command};
 use crate::skips::{self, Skip};
 use crate::test::skips_of;
 use crate::workspace::Workspace;
@@ -28,6 +28,9 @@ const PACKAGE_TOOLS: &[&str] = &["pip>=24"];
 
 /// What measures the package.
 const BENCH_TOOLS: &[&str] = &["pip>=24", "playwright>=1.50"];
+
+/// Where what tests the package is, in the directory of what is built.
+const TESTS: &str = "python/test";
 
 /// What tests the package.
 const TEST_TOOLS: &[&str] = &[
@@ -50,10 +53,10 @@ const SIDE_BY_SIDE: &[&str] = &[
     "--quiet",
 ];
 
-/// What of it runs side by side, and what takes the whole host and runs afterwards. A marker of
+/// What of it runs with the other tests, and what takes minutes or the whole host. A marker of
 /// pyproject.toml.
-const NOT_ALONE: &[&str] = &["-m", "not alone"];
-const ALONE: &[&str] = &["-m", "alone", "--durations=10", "--quiet"];
+const NOT_SLOW: &[&str] = &["-m", "not slow"];
+const SLOW: &[&str] = &["-m", "slow", "--durations=0", "--quiet"];
 
 pub(crate) fn run(workspace: &Workspace) -> TaskResult {
     build::run(workspace)?;
@@ -64,9 +67,7 @@ pub(crate) fn run(workspace: &Workspace) -> TaskResult {
 /// Builds the wheel of the programs that have been built, and tests it. Returns the skipped tests.
 pub(crate) fn tested(workspace: &Workspace) -> Result<Vec<Skip>, Box<dyn std::error::Error>> {
     let wheel = wheel(workspace)?;
-    let directory = workspace.target().join("python/test");
-    environment(&directory, TEST_TOOLS)?;
-    install(&directory, &wheel)?;
+    let directory = environment_of_tests(workspace, &wheel)?;
     let mut stubtest = program(&directory, "python");
     run_command(
         stubtest
@@ -78,17 +79,39 @@ pub(crate) fn tested(workspace: &Workspace) -> Result<Vec<Skip>, Box<dyn std::er
         mypy.args(["--strict", "python/smolvm", "tests/python", "bench/python"])
             .current_dir(workspace.root()),
     )?;
-    // conftest.py announces skipped tests as the other tests do.
-    let pytest = |arguments: &[&str]| {
-        let mut pytest = program(&directory, "python");
-        pytest.args(["-m", "pytest"]).args(arguments);
-        pytest.current_dir(workspace.root());
-        skips_of(&mut pytest, &mut std::io::stdout())
-    };
-    let mut skipped = pytest(&[SIDE_BY_SIDE, NOT_ALONE].concat())?;
-    skipped.extend(pytest(ALONE)?);
+    let mut skipped = pytest(workspace, &[SIDE_BY_SIDE, NOT_SLOW].concat())?;
     skipped.extend(tested_in_frameworks(workspace, &wheel)?);
     Ok(skipped)
+}
+
+/// Builds the wheel of the programs that have been built, and runs the tests that take minutes.
+/// Returns the skipped ones.
+pub(crate) fn tested_slowly(
+    workspace: &Workspace,
+) -> Result<Vec<Skip>, Box<dyn std::error::Error>> {
+    let wheel = wheel(workspace)?;
+    environment_of_tests(workspace, &wheel)?;
+    Ok(pytest(workspace, SLOW)?)
+}
+
+/// Makes the environment that the tests run in, with the wheel.
+fn environment_of_tests(
+    workspace: &Workspace,
+    wheel: &Path,
+) -> Result<PathBuf, Box<dyn std::error::Error>> {
+    let directory = workspace.target().join(TESTS);
+    environment(&directory, TEST_TOOLS)?;
+    install(&directory, wheel)?;
+    Ok(directory)
+}
+
+/// Runs the tests that `arguments` select. Returns the skipped ones, which conftest.py announces as
+/// the other tests do.
+fn pytest(workspace: &Workspace, arguments: &[&str]) -> Result<Vec<Skip>, CommandError> {
+    let mut pytest = program(&workspace.target().join(TESTS), "python");
+    pytest.args(["-m", "pytest"]).args(arguments);
+    pytest.current_dir(workspace.root());
+    skips_of(&mut pytest, &mut std::io::stdout())
 }
 
 /// Measures the wheel of the programs that have been built. Fails when a promise is broken.

@@ -33,6 +33,15 @@ pub(crate) fn run(workspace: &Workspace) -> TaskResult {
     scenarios_on_kvm(workspace)
 }
 
+/// Runs the tests that take minutes or all that this host has.
+pub(crate) fn slow(workspace: &Workspace) -> TaskResult {
+    packages::run_for(workspace, Purpose::Test)?;
+    build::run(workspace)?;
+    quickstart::setup(workspace, &["--browser"])?;
+    skips::report(&python::tested_slowly(workspace)?)?;
+    Ok(())
+}
+
 /// Scenarios that run over the engine `kvm`, beside those that only it has; together they boot it
 /// some twenty times, which takes minutes in an emulated host.
 const SCENARIOS_ON_KVM: &[&str] = &[

@@ -1,8 +1,8 @@
 //! The jail of a VMM: what a VMM that the guest has taken over can still do.
 
 use std::ffi::OsStr;
-use std::fs;
-use std::io::{BufRead as _, BufReader};
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Seek as _, Write as _};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -26,26 +26,35 @@ fn jailed_by(
     let system = ["/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/bin"].map(Path::new);
     let bytes = |text: &&str| json!({ "Unix": text.as_bytes() });
     let readable = [&system[..], readable].concat();
+    let arguments: Vec<Value> = arguments.iter().map(bytes).collect();
     let plan = json!({
-        "program": program,
-        "arguments": arguments.iter().map(bytes).collect::<Vec<Value>>(),
+        "program": { "path": program, "arguments": arguments },
         "readable": readable,
         "writable": writable,
         "max_file_bytes": 4096,
         "supervisor_pid": std::process::id(),
     });
-    jail(launcher, &plan.to_string())
+    jail(launcher, &[], &plan)
 }
 
-fn jail(launcher: &[&str], argument: &str) -> Output {
-    let smolvm = binary("smolvm");
+fn jail(launcher: &[&str], options: &[&str], plan: &Value) -> Output {
+    let vmm = binary("smolvm-vmm");
     let mut words = launcher.iter().map(OsStr::new).collect::<Vec<_>>();
-    words.extend([smolvm.as_os_str(), OsStr::new("jail"), OsStr::new(argument)]);
+    words.extend([vmm.as_os_str(), OsStr::new("jail")]);
+    words.extend(options.iter().map(OsStr::new));
     Command::new(words[0])
         .args(&words[1..])
-        .stdin(Stdio::null())
+        .stdin(file_with(plan))
         .output()
-        .expect("smolvm is built")
+        .expect("smolvm-vmm is built")
+}
+
+/// Returns a file with the plan of a jail, to be read from its beginning.
+fn file_with(plan: &Value) -> File {
+    let mut file = tempfile::tempfile().expect("a file");
+    write!(file, "{plan}").expect("written");
+    file.rewind().expect("a file");
+    file
 }
 
 /// Starts a command as a user who is not root.
@@ -57,7 +66,7 @@ const NAMESPACES: [&str; 5] = ["net", "ipc", "uts", "mnt", "user"];
 #[test]
 fn vmm_has_namespaces_of_its_own_with_nothing_in_them() {
     for launcher in [&[], AS_NOBODY] {
-        let allowed = jail(launcher, "--namespaces");
+        let allowed = jail(launcher, &["--namespaces"], &Value::Null);
         let allowed: Value = serde_json::from_slice(&allowed.stdout).unwrap_or_default();
         if allowed["has_root"] != true {
             println!("SKIPPED vmm_has_namespaces_of_its_own_with_nothing_in_them: {allowed}");
@@ -117,8 +126,7 @@ fn qemu_that_is_found_by_a_link_runs_in_its_jail() {
 fn vmm_of_another_user_ends_with_its_supervisor_too() {
     // The supervisor here is a shell, which says the number of what it has started and then waits.
     let plan = json!({
-        "program": "/bin/sleep",
-        "arguments": [{ "Unix": b"1000" }],
+        "program": { "path": "/bin/sleep", "arguments": [{ "Unix": b"1000" }] },
         "readable": ["/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/bin"],
         "writable": [],
         "max_file_bytes": 4096,
@@ -127,11 +135,12 @@ fn vmm_of_another_user_ends_with_its_supervisor_too() {
     let plan = plan
         .to_string()
         .replace("\"supervisor_pid\":0", "\"supervisor_pid\":'$$'");
-    let smolvm = binary("smolvm");
+    let directory = tempfile::tempdir().expect("directory");
     let script = format!(
-        "{} {} jail '{plan}' & echo $!; wait",
+        "echo '{plan}' >{file}; {} {} jail <{file} & echo $!; wait",
         AS_NOBODY.join(" "),
-        smolvm.display()
+        binary("smolvm-vmm").display(),
+        file = directory.path().join("plan").display(),
     );
     let mut supervisor = Command::new("sh")
         .args(["-c", &script])

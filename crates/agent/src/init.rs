@@ -152,6 +152,7 @@ async fn serve_sessions(port: &AgentPort, environment: &Arc<Environment>) -> io:
 /// comes with it.
 async fn load_late_modules(modules: HeldModules, environment: &Arc<Environment>) -> io::Result<()> {
     environment.hello_answered().await;
+    console::show_errors();
     tokio::task::spawn_blocking(move || modules.load())
         .await
         .map_err(io::Error::other)?;

@@ -5,9 +5,8 @@
 //!        -> commands/<verb> -> Report or Failure -> output: for people, or one JSON document
 //! ```
 //!
-//! Two hidden commands are not for people: `supervise` owns a running sandbox and `jail` becomes
-//! its VMM. They are dispatched before anything else is set up, since every sandbox pays for
-//! their memory.
+//! A hidden command is not for people: `supervise` owns a running sandbox. It is dispatched before
+//! anything else is set up, since every sandbox pays for its memory.
 //!
 //! Decisions live in `smolvm-sandbox`; here is only what a person at a terminal needs.
 
@@ -32,16 +31,12 @@ mod values;
 use std::ffi::OsStr;
 use std::process::ExitCode;
 
-use smolvm_sandbox::{JAIL_COMMAND, SUPERVISE_COMMAND};
+use smolvm_sandbox::SUPERVISE_COMMAND;
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
-    let command = arguments.next();
-    let is = |hidden: &str| command.as_deref() == Some(OsStr::new(hidden));
-    if is(SUPERVISE_COMMAND) {
+    if arguments.next().as_deref() == Some(OsStr::new(SUPERVISE_COMMAND)) {
         commands::supervise::main(arguments.next())
-    } else if is(JAIL_COMMAND) {
-        commands::jail::main(arguments.next())
     } else {
         commands::main()
     }

@@ -56,14 +56,12 @@ pub enum EnginePlan {
     Kvm {
         /// The `smolvm-vmm` program.
         program: PathBuf,
-        /// The `smolvm` program, which enters the jail and then becomes the monitor.
-        launcher: PathBuf,
     },
     /// QEMU.
     Qemu {
         /// The `qemu-system-x86_64` program.
         program: PathBuf,
-        /// The `smolvm` program, which enters the jail and then becomes QEMU.
+        /// The `smolvm-vmm` program, which enters the jail and then becomes QEMU.
         launcher: PathBuf,
         /// What executes the instructions.
         accelerator: Accelerator,

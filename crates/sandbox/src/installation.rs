@@ -11,9 +11,9 @@ pub struct Installation {
     pub data_dir: PathBuf,
     /// Directory that holds kernels and images, which can all be made again.
     pub cache_dir: PathBuf,
-    /// The `smolvm` program: it is started again as supervisor and as launcher of the VMM.
+    /// The `smolvm` program: it is started again as supervisor.
     pub smolvm: PathBuf,
-    /// The `smolvm-vmm` program, which probes the host.
+    /// The `smolvm-vmm` program, which probes the host, is the monitor, and launches QEMU.
     pub vmm: PathBuf,
     /// The statically linked `smolvm-agent` program, which goes into the guest.
     pub agent: PathBuf,

@@ -1,286 +1,73 @@
-//! The jail a VMM runs in, entered by a launcher process that then becomes the VMM.
-//!
-//! A guest that takes its VMM over finds itself with: namespaces of its own where the host allows
-//! them ([`Namespaces`]), no right to gain rights (`no_new_privs`), no file but those of its own
-//! sandbox and the VMM's program files (Landlock), no TCP port and no process outside to signal (Landlock), no core dump, few
-//! descriptors, no file larger than its own disk (limits), and an end when its supervisor ends.
-//!
-//! The launcher is a process of its own because all of this then needs no code between fork and
-//! exec: it is an ordinary single-threaded program.
-
-mod namespaces;
+//! The jail of each VMM: which files of this host it is given. What a jail is, and how it is entered,
+//! is `smolvm-jail`.
 
 use std::ffi::OsString;
-use std::io;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 
-use landlock::{
-    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, PathBeneath,
-    PathFd, PathFdError, Ruleset, RulesetAttr as _, RulesetCreated, RulesetCreatedAttr as _,
-    RulesetError, RulesetStatus, Scope,
-};
-use rustix::process::{Resource, Rlimit, Signal};
-use serde::{Deserialize, Serialize};
+use smolvm_jail::{JailPlan, Program};
 
 use crate::engine::{Accelerator, BootPlan};
-
-pub use namespaces::Namespaces;
-
-/// Newest Landlock version whose restrictions are asked for; an older kernel gives what it has.
-/// Version 6 (Linux 6.12) added scopes (kernel, Documentation/userspace-api/landlock.rst).
-const LANDLOCK_ABI: ABI = ABI::V6;
-
-/// Descriptors a VMM may have open: its sockets, disks and event descriptors are below 100.
-const MAX_DESCRIPTORS: u64 = 512;
 
 /// Room for the VMM's own small writes above its largest disk.
 const FILE_SIZE_SLACK_BYTES: u64 = 1024 * 1024;
 
-/// Everything a launcher needs to know, as plain data.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct JailPlan {
-    /// The program to become.
-    pub program: PathBuf,
-    /// Its arguments.
-    pub arguments: Vec<OsString>,
-    /// Files and directory trees it may read and execute; those that do not exist are skipped.
-    pub readable: Vec<PathBuf>,
-    /// Files and devices it may read and write; those that do not exist are skipped.
-    pub writable: Vec<PathBuf>,
-    /// Largest file it may write, in bytes.
-    pub max_file_bytes: u64,
-    /// Process ID of the supervisor, with which it dies.
-    pub supervisor_pid: u32,
-}
-
-/// Why a jail could not be entered.
-#[derive(Debug, thiserror::Error)]
-pub enum JailError {
-    /// The supervisor is dead already.
-    #[error("start under a supervisor that has ended")]
-    Orphaned,
-    /// A limit or attribute of the process could not be set.
-    #[error("set {what}")]
-    Process {
-        /// What was to be set.
-        what: &'static str,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
-    /// Landlock refused the rules.
-    #[error("restrict file access")]
-    Landlock(#[from] RulesetError),
-    /// A path that exists could not be opened.
-    #[error("open a path for the restriction of file access")]
-    Path(#[from] PathFdError),
-    /// The program could not be executed.
-    #[error("execute {}", program.display())]
-    Execute {
-        /// The program.
-        program: PathBuf,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
-}
-
-impl JailPlan {
-    /// Returns the jail of a QEMU that runs `plan`.
-    #[must_use]
-    pub fn for_qemu(
-        program: &Path,
-        arguments: Vec<OsString>,
-        plan: &BootPlan,
-        accelerator: Accelerator,
-    ) -> Self {
-        // The program's libraries and firmware, and what the C library reads at start.
-        let system = [
-            "/usr",
-            "/lib",
-            "/lib64",
-            "/etc/ld.so.cache",
-            "/etc/ld.so.preload",
-        ];
-        let mut readable: Vec<PathBuf> = system.iter().map(PathBuf::from).collect();
-        // Not by a link to it, such as a whole `/bin` is on many hosts: links are not in the VMM's
-        // root, and QEMU finds its firmware by where it is itself.
-        let program = program.canonicalize().unwrap_or_else(|_| program.into());
-        readable.push(program.clone());
-        readable.extend([&plan.kernel, &plan.initramfs].map(Clone::clone));
-        readable.extend(["/dev/urandom", "/dev/null"].map(PathBuf::from));
-        let mut writable = plan.extra_drives.clone();
-        match &plan.overlay {
-            Some(overlay) => {
-                readable.push(plan.root_image.clone());
-                writable.push(overlay.clone());
-            }
-            None => writable.push(plan.root_image.clone()),
-        }
-        let sizes = writable.iter().flat_map(std::fs::metadata);
-        let largest_bytes = sizes.map(|file| file.len()).max().unwrap_or(0);
-        if accelerator == Accelerator::Kvm {
-            writable.push("/dev/kvm".into());
-        }
-        Self {
-            program,
-            arguments,
-            readable,
-            writable,
-            max_file_bytes: largest_bytes.saturating_add(FILE_SIZE_SLACK_BYTES),
-            supervisor_pid: std::process::id(),
-        }
-    }
-
-    /// Returns the jail of our monitor that runs `plan`.
-    #[must_use]
-    pub fn for_kvm(program: &Path, arguments: Vec<OsString>, plan: &BootPlan) -> Self {
-        let mut jail = Self::for_qemu(program, arguments, plan, Accelerator::Kvm);
-        // The guest's memory is a file, too.
-        let memory_bytes = u64::from(plan.memory.get()) << 20;
-        jail.max_file_bytes = jail.max_file_bytes.max(memory_bytes);
-        jail
-    }
-
-    /// Enters the jail and becomes the program. Returns only when that fails.
-    #[must_use]
-    pub fn enter(&self) -> JailError {
-        match self.restrict_self() {
-            Ok(()) => JailError::Execute {
-                program: self.program.clone(),
-                source: std::process::Command::new(&self.program)
-                    .args(&self.arguments)
-                    .env_clear()
-                    .exec(),
-            },
-            Err(error) => error,
-        }
-    }
-
-    fn restrict_self(&self) -> Result<(), JailError> {
-        // The host may allow none; what they keep away is restricted below, too.
-        let _as_far_as_allowed = namespaces::enter(self.readable.iter().chain(&self.writable));
-        die_with(self.supervisor_pid)?;
-        set_limit("the limit of core dumps", Resource::Core, 0)?;
-        set_limit("the limit of open files", Resource::Nofile, MAX_DESCRIPTORS)?;
-        set_limit(
-            "the limit of file sizes",
-            Resource::Fsize,
-            self.max_file_bytes,
-        )?;
-        // restrict_self of Landlock sets no_new_privs, but only where the kernel has Landlock.
-        rustix::thread::set_no_new_privs(true)
-            .map_err(|error| process_error("no_new_privs", error))?;
-        self.restrict_access()?;
-        Ok(())
-    }
-
-    fn restrict_access(&self) -> Result<RulesetStatus, JailError> {
-        let ruleset = Ruleset::default()
-            .set_compatibility(CompatLevel::BestEffort)
-            .handle_access(AccessFs::from_all(LANDLOCK_ABI))?
-            .handle_access(AccessNet::from_all(LANDLOCK_ABI))?
-            .scope(Scope::from_all(LANDLOCK_ABI))?
-            .create()?;
-        let ruleset = allow(ruleset, &self.readable, AccessFs::from_read(LANDLOCK_ABI))?;
-        let ruleset = allow(
-            ruleset,
-            &self.writable,
-            AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate | AccessFs::IoctlDev,
-        )?;
-        Ok(ruleset.restrict_self()?.ruleset)
-    }
-}
-
-fn allow(
-    ruleset: RulesetCreated,
-    paths: &[PathBuf],
-    access: BitFlags<AccessFs>,
-) -> Result<RulesetCreated, JailError> {
-    let mut ruleset = ruleset;
-    for path in paths {
-        let Ok(metadata) = std::fs::metadata(path) else {
-            continue;
-        };
-        // Rights on a directory's entries mean nothing for a file, and Landlock refuses them.
-        let access = if metadata.is_dir() {
-            access
-        } else {
-            access & AccessFs::from_file(LANDLOCK_ABI)
-        };
-        ruleset = ruleset.add_rule(PathBeneath::new(PathFd::new(path)?, access))?;
-    }
-    Ok(ruleset)
-}
-
-/// Has the kernel kill this process when its parent dies (prctl(2), `PR_SET_PDEATHSIG`).
-fn die_with(supervisor_pid: u32) -> Result<(), JailError> {
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
-        .map_err(|error| process_error("the signal at the supervisor's death", error))?;
-    // A parent that died before the call above sends no signal.
-    let parent = rustix::process::getppid().map(rustix::process::Pid::as_raw_nonzero);
-    if parent.and_then(|pid| u32::try_from(pid.get()).ok()) == Some(supervisor_pid) {
-        Ok(())
-    } else {
-        Err(JailError::Orphaned)
-    }
-}
-
-fn set_limit(what: &'static str, resource: Resource, value: u64) -> Result<(), JailError> {
-    let limit = Rlimit {
-        current: Some(value),
-        maximum: Some(value),
-    };
-    rustix::process::setrlimit(resource, limit).map_err(|error| process_error(what, error))
-}
-
-fn process_error(what: &'static str, error: rustix::io::Errno) -> JailError {
-    JailError::Process {
-        what,
-        source: error.into(),
-    }
-}
-
-/// Finds out which namespaces this host allows, by entering them.
-///
-/// Preconditions: the process has one thread, and ends afterwards.
+/// Returns the jail of a QEMU that runs `plan`.
 #[must_use]
-pub fn try_namespaces() -> Namespaces {
-    namespaces::enter([PathBuf::from("/usr")].iter())
+pub(crate) fn of_qemu(
+    program: &Path,
+    arguments: Vec<OsString>,
+    plan: &BootPlan,
+    accelerator: Accelerator,
+) -> JailPlan {
+    // Not by a link to it, such as a whole `/bin` is on many hosts: links are not in the VMM's
+    // root, and QEMU finds its firmware by where it is itself.
+    let path = program.canonicalize().unwrap_or_else(|_| program.into());
+    let mut jail = around(plan);
+    // The program's libraries and firmware, and what the C library reads at start.
+    let system = [
+        "/usr",
+        "/lib",
+        "/lib64",
+        "/etc/ld.so.cache",
+        "/etc/ld.so.preload",
+        "/dev/urandom",
+        "/dev/null",
+    ];
+    jail.readable.extend(system.map(PathBuf::from));
+    jail.readable.push(path.clone());
+    if accelerator == Accelerator::Kvm {
+        jail.writable.push("/dev/kvm".into());
+    }
+    jail.program = Some(Program { path, arguments });
+    jail
 }
 
-/// How far this host's kernel can restrict file access.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FileRestriction {
-    /// All of it.
-    Full,
-    /// Some of it: the kernel's Landlock is older than what is asked for.
-    Partial,
-    /// None: the kernel has no Landlock, or it is switched off.
-    None,
-}
-
-/// Finds out how far this host's kernel can restrict file access, without restricting anything.
-///
-/// Preconditions: call on a thread that ends afterwards, since Landlock restricts the calling
-/// thread; this function starts one itself.
+/// Returns the jail of our monitor that runs `plan`.
 #[must_use]
-pub fn file_restriction() -> FileRestriction {
-    let probe = || -> Result<RulesetStatus, RulesetError> {
-        let status = Ruleset::default()
-            .set_compatibility(CompatLevel::BestEffort)
-            .handle_access(AccessFs::from_all(LANDLOCK_ABI))?
-            .handle_access(AccessNet::from_all(LANDLOCK_ABI))?
-            .scope(Scope::from_all(LANDLOCK_ABI))?
-            .create()?
-            .restrict_self()?;
-        Ok(status.ruleset)
-    };
-    match std::thread::spawn(probe).join() {
-        Ok(Ok(RulesetStatus::FullyEnforced)) => FileRestriction::Full,
-        Ok(Ok(RulesetStatus::PartiallyEnforced)) => FileRestriction::Partial,
-        _ => FileRestriction::None,
+pub(crate) fn of_monitor(plan: &BootPlan) -> JailPlan {
+    let mut jail = around(plan);
+    jail.writable.push("/dev/kvm".into());
+    jail
+}
+
+/// Returns a jail with the files of the machine, whatever runs it.
+fn around(plan: &BootPlan) -> JailPlan {
+    let mut readable = vec![plan.kernel.clone(), plan.initramfs.clone()];
+    let mut writable = plan.extra_drives.clone();
+    match &plan.overlay {
+        Some(overlay) => {
+            readable.push(plan.root_image.clone());
+            writable.push(overlay.clone());
+        }
+        None => writable.push(plan.root_image.clone()),
+    }
+    let sizes = writable.iter().flat_map(std::fs::metadata);
+    let largest_bytes = sizes.map(|file| file.len()).max().unwrap_or(0);
+    JailPlan {
+        program: None,
+        readable,
+        writable,
+        max_file_bytes: largest_bytes.saturating_add(FILE_SIZE_SLACK_BYTES),
+        supervisor_pid: std::process::id(),
     }
 }

@@ -6,7 +6,7 @@
 //!                                      |                       |
 //!                                   [`Store`]            plan (kernel, images, accelerator)
 //!                                                              |  plan.json
-//!   supervisor, one process per sandbox: [`supervisor`] -> [`engine`] -> VMM in its [`jail`]
+//!   supervisor, one process per sandbox: [`supervisor`] -> [`engine`] -> VMM in its `jail`
 //! ```
 //!
 //! The library reads neither the environment nor `$HOME`: an [`Installation`] says where
@@ -26,7 +26,7 @@ mod env;
 mod exec;
 mod files;
 mod installation;
-pub mod jail;
+mod jail;
 mod jobs;
 mod kind;
 mod log_files;
@@ -73,10 +73,11 @@ pub use network_log::NetworkLog;
 pub use plan::{PlanError, SupervisorPlan};
 pub use port_forwards::{AskedForward, PortForwardError, PortForwards};
 pub use private_networks::{NetworkMembers, NetworkName, Networks, NetworksError};
-pub use process::{JAIL_COMMAND, LOCK_FD, NAMESPACES_OPTION, SUPERVISE_COMMAND, try_namespaces};
+pub use process::{LOCK_FD, SUPERVISE_COMMAND, try_namespaces};
 pub use record::RecordError;
 pub use sandbox::{CreateError, Sandbox, StartError, StartReport, Started};
 pub use secrets::{MAX_SECRETS, SecretGrant, SecretsError};
+pub use smolvm_jail::{FileRestriction, file_restriction};
 pub use smolvm_network::{
     Action as RuleAction, Cause as NetworkCause, Event as NetworkEvent, HttpRule, HttpRuleError,
     Mode, NameError, NamePattern, NetworkPolicy, PolicyError, PolicyTextError,

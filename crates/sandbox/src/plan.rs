@@ -259,12 +259,11 @@ async fn engine_plan(
     let engine = if has_own_monitor(spec.engine, &choice)? {
         EnginePlan::Kvm {
             program: installation.vmm.clone(),
-            launcher: installation.smolvm.clone(),
         }
     } else {
         EnginePlan::Qemu {
             program: installation.qemu.clone().ok_or(PlanError::QemuMissing)?,
-            launcher: installation.smolvm.clone(),
+            launcher: installation.vmm.clone(),
             accelerator: choice.accelerator,
             tsc_khz: choice.tsc_khz()?,
         }

@@ -3,8 +3,9 @@
 //! A process started here never inherits the caller's standard output or error output, so that
 //! whoever captures a command's output is not kept waiting by what the command left running.
 
-use std::fs::OpenOptions;
-use std::io;
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Seek as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
@@ -12,23 +13,18 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use command_fds::{CommandFdExt as _, FdMapping};
+use rustix::fs::MemfdFlags;
+use smolvm_jail::{JailPlan, Namespaces};
 use smolvm_protocol::probe::PROBE_DEADLINE_MS;
 use tokio::process::Child;
 
 use crate::SandboxSpec;
 use crate::installation::Installation;
-use crate::jail::{JailPlan, Namespaces};
 use crate::record::SandboxDir;
 use crate::store::SandboxLock;
 
 /// Hidden command of the `smolvm` program that becomes a supervisor.
 pub const SUPERVISE_COMMAND: &str = "supervise";
-
-/// Hidden command of the `smolvm` program that enters a jail and becomes a VMM.
-pub const JAIL_COMMAND: &str = "jail";
-
-/// Has the hidden command say, instead, which namespaces this host allows a VMM.
-pub const NAMESPACES_OPTION: &str = "--namespaces";
 
 /// Descriptor on which a supervisor inherits its sandbox's lock.
 pub const LOCK_FD: i32 = 3;
@@ -93,18 +89,20 @@ pub(crate) fn spawn_supervisor(
     Ok(())
 }
 
-/// Starts the launcher of a VMM, with `inherited` descriptors and a pipe for its error output.
+/// Starts the launcher of a VMM with its jail in its standard input, `inherited` descriptors and a
+/// pipe for its error output.
 pub(crate) fn spawn_jailed(
     launcher: &Path,
+    arguments: &[OsString],
     plan: &JailPlan,
     inherited: Vec<InheritedFd>,
 ) -> io::Result<Child> {
     let mut command = tokio::process::Command::new(launcher);
     command
-        .arg(JAIL_COMMAND)
-        .arg(serde_json::to_string(plan)?)
+        .args(arguments)
         .current_dir("/")
-        .stdin(Stdio::null())
+        .env_clear()
+        .stdin(file_with(&serde_json::to_vec(plan)?)?)
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .kill_on_drop(true);
@@ -117,6 +115,14 @@ pub(crate) fn spawn_jailed(
         .collect();
     command.fd_mappings(mappings).map_err(io::Error::other)?;
     command.spawn()
+}
+
+/// Returns a file in memory that is about to be read from its beginning.
+fn file_with(bytes: &[u8]) -> io::Result<File> {
+    let mut file = File::from(rustix::fs::memfd_create("jail", MemfdFlags::CLOEXEC)?);
+    file.write_all(bytes)?;
+    file.rewind()?;
+    Ok(file)
 }
 
 /// Runs `smolvm-vmm probe` and returns the line it prints.
@@ -148,7 +154,7 @@ pub(crate) async fn run_probe(vmm: &Path) -> io::Result<String> {
 ///
 /// When `launcher` does not answer.
 pub async fn try_namespaces(launcher: &Path) -> io::Result<Namespaces> {
-    let answer = ask(launcher, &[JAIL_COMMAND, NAMESPACES_OPTION]).await?;
+    let answer = ask(launcher, &["jail", "--namespaces"]).await?;
     Ok(serde_json::from_slice(&answer)?)
 }
 

@@ -1,5 +1,5 @@
 //! The unsafe code of this crate: taking over a descriptor that was inherited under a number,
-//! waiting for one in the runtime, and leaving namespaces.
+//! and waiting for one in the runtime.
 
 use std::fs::File;
 use std::io;
@@ -7,7 +7,6 @@ use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
 use rustix::io::FdFlags;
-use rustix::thread::UnshareFlags;
 use tokio::io::unix::AsyncFd;
 
 use crate::process::LOCK_FD;
@@ -35,25 +34,6 @@ pub unsafe fn take_inherited_lock() -> io::Result<File> {
             Err(error.into())
         }
     }
-}
-
-/// Gives this process namespaces of its own.
-///
-/// # Errors
-///
-/// When the host does not allow it, or this process has several threads and wants a user
-/// namespace.
-pub(crate) fn unshare(namespaces: UnshareFlags) -> io::Result<()> {
-    // Sharing anything else ends by other means.
-    let known = UnshareFlags::NEWUSER
-        | UnshareFlags::NEWNET
-        | UnshareFlags::NEWNS
-        | UnshareFlags::NEWIPC
-        | UnshareFlags::NEWUTS;
-    // SAFETY: what is unsafe is to part threads that share their descriptors; no flag that does
-    // so is among those that are let through.
-    let unshared = unsafe { rustix::thread::unshare_unsafe(namespaces & known) };
-    unshared.map_err(io::Error::from)
 }
 
 /// Registers `descriptor` with the runtime of this task.

@@ -7,8 +7,8 @@
 //!            ([`filters`])                                       the process
 //! ```
 //!
-//! This comes on top of what the launcher has done before it became this program: no new
-//! privileges, no file but this machine's, limits, and an end with the supervisor.
+//! This comes on top of `smolvm_jail`, which this program has entered before: no new privileges, no
+//! file but this machine's, limits, and an end with the supervisor.
 //!
 //! It fails closed: a machine whose jail cannot be made does not run. Only where the kernel has
 //! no Landlock, or an older one, files are as far restricted as it can.
@@ -27,8 +27,8 @@ use seccompiler::BpfProgram;
 
 use filters::ThreadKind;
 
-/// Newest Landlock version whose restrictions are asked for; see `LANDLOCK_ABI` of the launcher's
-/// jail in `smolvm-sandbox`.
+/// Newest Landlock version whose restrictions are asked for; see `LANDLOCK_ABI` of
+/// `smolvm-jail`.
 const LANDLOCK_ABI: ABI = ABI::V6;
 
 /// Why a thread could not be confined.

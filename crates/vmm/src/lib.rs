@@ -14,7 +14,8 @@
 //!
 //! The monitor is always a process of its own (`smolvm-vmm`), never linked into its user: a
 //! guest, or a broken KVM, can take down this process and nothing else. Only its fuzz targets
-//! link it. Its only dependency inside the workspace is [`smolvm_protocol`].
+//! link it. Inside the workspace it depends on [`smolvm_protocol`], and on `smolvm_jail`, which its
+//! program enters first.
 
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
 compile_error!("smolvm-vmm runs on x86-64 Linux only");

@@ -7,6 +7,28 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use rustix::fs::OFlags;
 
+/// The kernel's console level, with three others after it (Documentation/admin-guide/sysctl/kernel.rst).
+const LEVELS: &str = "/proc/sys/kernel/printk";
+
+/// The level up to which messages are shown by default with `quiet`: errors, and what is worse
+/// (include/linux/kern_levels.h; `CONSOLE_LOGLEVEL_QUIET`).
+const ERRORS_AND_WORSE: u8 = 4;
+
+/// Has the console show the kernel's errors, if it shows less: a machine that starts may have been
+/// told not to show those about hardware that is not there.
+pub(crate) fn show_errors() {
+    let levels = std::fs::read_to_string(LEVELS).unwrap_or_default();
+    let level = levels.split_ascii_whitespace().next();
+    if level.is_some_and(|level| {
+        level
+            .parse()
+            .is_ok_and(|level: u8| level < ERRORS_AND_WORSE)
+    }) {
+        // Without it, they are in the kernel's log alone.
+        let _ = std::fs::write(LEVELS, ERRORS_AND_WORSE.to_string());
+    }
+}
+
 /// Prints one line to the console, or to standard error where there is no console.
 pub(crate) fn report(line: &str) {
     let line = format!("smolvm-agent: {line}\n");

@@ -14,7 +14,6 @@ pub(crate) mod env;
 pub(crate) mod exec;
 pub(crate) mod file;
 pub(crate) mod info;
-pub(crate) mod jail;
 pub(crate) mod job;
 pub(crate) mod kernel;
 pub(crate) mod list;

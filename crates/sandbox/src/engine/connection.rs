@@ -3,12 +3,14 @@
 //! All of them get sockets, not paths, at the same descriptors: [`AGENT_FD`], [`CONTROL_FD`],
 //! [`CONSOLE_FD`] and, where the guest has a network, [`NETWORK_FD`].
 
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as BlockingStream;
 use std::path::Path;
 
 use bytes::BytesMut;
+use smolvm_jail::JailPlan;
 use smolvm_protocol::vmm::{AGENT_FD, CONSOLE_FD, CONTROL_FD, NETWORK_FD};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::net::UnixStream;
@@ -16,7 +18,6 @@ use tokio::process::Child;
 use tokio::task::JoinHandle;
 
 use super::{BootError, Stream};
-use crate::jail::JailPlan;
 use crate::process::{self, InheritedFd};
 use crate::text;
 
@@ -62,6 +63,7 @@ pub(super) struct Spawned {
 /// Starts a VMM in its jail, with sockets at the descriptors that it expects.
 pub(super) fn spawn(
     launcher: &Path,
+    arguments: &[OsString],
     jail: &JailPlan,
     has_network: bool,
 ) -> Result<Spawned, BootError> {
@@ -80,7 +82,7 @@ pub(super) fn spawn(
         .chain(network_fd.map(|fd| (fd, NETWORK_FD)))
         .map(|(fd, number)| InheritedFd { fd, number })
         .collect();
-    let spawned = process::spawn_jailed(launcher, jail, inherited);
+    let spawned = process::spawn_jailed(launcher, arguments, jail, inherited);
     let mut child = spawned.map_err(|source| BootError::Spawn {
         program: launcher.to_owned(),
         source,

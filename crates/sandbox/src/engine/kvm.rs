@@ -1,7 +1,7 @@
 //! Our own monitor, `smolvm-vmm`, on KVM.
 //!
 //! ```text
-//!   supervisor --spawn--> smolvm jail --exec--> smolvm-vmm run
+//!   supervisor --spawn--> smolvm-vmm run --jailed
 //!      |  fd 3 <-> virtio-console port of the agent
 //!      |  fd 4 <-> control: the machine's description, requests, its end ([`control`])
 //!      |  fd 5 <-- serial console
@@ -33,7 +33,7 @@ use tokio::task::JoinHandle;
 
 use super::connection::{self, Streams};
 use super::{BootError, BootPlan, Capabilities, Engine, EnginePlan, Machine, MachineExit, Stream};
-use crate::jail::JailPlan;
+use crate::jail;
 use control::Control;
 
 /// The engine `kvm`.
@@ -62,16 +62,17 @@ impl Engine for Kvm {
 }
 
 fn start(plan: &BootPlan) -> Result<KvmMachine, BootError> {
-    let EnginePlan::Kvm { program, launcher } = &plan.engine else {
+    let EnginePlan::Kvm { program } = &plan.engine else {
         unreachable!("engine_of hands a plan only to the engine that it names");
     };
-    let mut arguments = vec![OsString::from("run")];
+    let mut arguments = vec![OsString::from("run"), OsString::from("--jailed")];
     arguments.extend(plan.network.map(|_| OsString::from("--network")));
     // For whoever looks at the host's processes.
     let disk = plan.overlay.as_ref().unwrap_or(&plan.root_image);
     arguments.extend([OsString::from("--label"), disk.into()]);
-    let jail = JailPlan::for_kvm(program, arguments, plan);
-    let spawned = connection::spawn(launcher, &jail, plan.network.is_some())?;
+    let jail = jail::of_monitor(plan);
+    let has_network = plan.network.is_some();
+    let spawned = connection::spawn(program, &arguments, &jail, has_network)?;
     Ok(KvmMachine {
         streams: spawned.streams,
         control: Control::new(connection::asynchronous(spawned.control)?),
@@ -122,6 +123,9 @@ fn command_line(plan: &BootPlan) -> String {
     let mut parameters = vec![
         "console=ttyS0".to_owned(),
         "quiet".to_owned(),
+        // Not even the error that there is no PCI bus: each character is two exits. The agent has
+        // errors shown again.
+        "loglevel=3".to_owned(),
         // A guest that panics ends at once (negative: no delay) and the machine with it.
         "panic=-1".to_owned(),
         "reboot=t".to_owned(),

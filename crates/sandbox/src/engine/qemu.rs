@@ -1,7 +1,7 @@
 //! QEMU's microvm machine.
 //!
 //! ```text
-//!   supervisor --spawn--> smolvm jail --exec--> qemu-system-x86_64
+//!   supervisor --spawn--> smolvm-vmm jail --exec--> qemu-system-x86_64
 //!      |  fd 3 <-> virtio-console port of the agent
 //!      |  fd 4 <-> QMP
 //!      |  fd 5 <-- serial console
@@ -28,7 +28,7 @@ use tokio::task::JoinHandle;
 
 use super::connection::{self, Streams};
 use super::{BootError, BootPlan, Capabilities, Engine, EnginePlan, Machine, MachineExit, Stream};
-use crate::jail::JailPlan;
+use crate::jail;
 pub use facts::{MIN_VERSION, QemuFacts, inspect};
 use qmp::{Qmp, ShutdownReason};
 
@@ -63,8 +63,9 @@ fn start(plan: &BootPlan) -> Result<QemuMachine, BootError> {
         unreachable!("engine_of hands a plan only to the engine that it names");
     };
     let arguments = arguments::of(plan, *accelerator, *tsc_khz);
-    let jail = JailPlan::for_qemu(program, arguments, plan, *accelerator);
-    let spawned = connection::spawn(launcher, &jail, plan.network.is_some())?;
+    let jail = jail::of_qemu(program, arguments, plan, *accelerator);
+    let has_network = plan.network.is_some();
+    let spawned = connection::spawn(launcher, &["jail".into()], &jail, has_network)?;
     Ok(QemuMachine {
         streams: spawned.streams,
         qmp: Qmp::start(spawned.control).map_err(BootError::Socket)?,

@@ -1,9 +1,9 @@
 //! Checks of what runs guests: the processor, KVM, QEMU, and what confines them.
 
+use smolvm_sandbox::FileRestriction;
 use smolvm_sandbox::accelerator::{self, AcceleratorChoice, AcceleratorError};
 use smolvm_sandbox::engine::Accelerator;
 use smolvm_sandbox::engine::qemu::{self, MIN_VERSION};
-use smolvm_sandbox::jail::{self, FileRestriction};
 use smolvm_sandbox::probe::KvmVerdict;
 use smolvm_sandbox::{EngineChoice, Installation};
 
@@ -164,7 +164,7 @@ pub(super) fn engine(
 
 /// Checks whether the host's kernel can confine the VMM to its files.
 pub(super) fn file_restriction() -> Check {
-    match jail::file_restriction() {
+    match smolvm_sandbox::file_restriction() {
         FileRestriction::Full => Check::pass("landlock", "the kernel confines VMMs to their files"),
         FileRestriction::Partial => Check::pass(
             "landlock",
@@ -183,7 +183,7 @@ pub(super) async fn namespaces(installation: &Installation) -> Check {
     let fix = "allow user namespaces (user.max_user_namespaces, kernel.unprivileged_userns_clone, \
                kernel.apparmor_restrict_unprivileged_userns), or take it as it is: VMMs are \
                confined by the other layers";
-    let found = match smolvm_sandbox::try_namespaces(&installation.smolvm).await {
+    let found = match smolvm_sandbox::try_namespaces(&installation.vmm).await {
         Ok(found) => found,
         Err(error) => {
             let detail = format!("cannot be tried: {error}");

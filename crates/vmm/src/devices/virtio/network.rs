@@ -33,8 +33,9 @@ const LENGTH_BYTES: usize = 4;
 /// Largest frame: the largest packet of IPv4 with its Ethernet header.
 const MAX_FRAME_BYTES: usize = 65_535 + 14;
 
-/// What is read from the link at once.
+/// Room for what has come from the link: some frames, and the largest in any case.
 const LINK_BYTES: usize = 256 * 1024;
+const _: () = assert!(LINK_BYTES >= 2 * (LENGTH_BYTES + MAX_FRAME_BYTES));
 
 /// The network device.
 #[derive(Debug)]
@@ -42,15 +43,48 @@ pub(crate) struct NetworkDevice {
     /// Does not block; absent once the host has closed it or broken its rules.
     link: Option<UnixStream>,
     configuration: [u8; 12],
-    /// What has come from the link: complete frames and the beginning of one.
-    arrived: Vec<u8>,
-    /// What of `arrived` has been passed on.
-    passed_on: usize,
+    arrived: Arrived,
     /// What the link has not taken yet.
     unsent: Vec<u8>,
     /// What of `unsent` it has taken.
     sent: usize,
     traffic: Arc<TrafficCount>,
+}
+
+/// What has come from the link: complete frames and the beginning of one.
+#[derive(Debug)]
+struct Arrived {
+    /// [`LINK_BYTES`] of them. What was never written takes no memory.
+    bytes: Vec<u8>,
+    /// What of it has been passed on.
+    start: usize,
+    /// How far it is filled.
+    end: usize,
+}
+
+impl Arrived {
+    fn new() -> Self {
+        Self {
+            bytes: vec![0; LINK_BYTES],
+            start: 0,
+            end: 0,
+        }
+    }
+
+    /// Returns what has not been passed on.
+    fn rest(&self) -> &[u8] {
+        &self.bytes[self.start..self.end]
+    }
+
+    /// Returns where more can be put: with less than a complete frame there, room for all of it.
+    fn room(&mut self) -> &mut [u8] {
+        if self.start > 0 {
+            self.bytes.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+        &mut self.bytes[self.end..]
+    }
 }
 
 /// Whether the guest has buffers enough for a frame.
@@ -71,17 +105,16 @@ impl NetworkDevice {
         Ok(Self {
             link: Some(link),
             configuration,
-            arrived: Vec::new(),
-            passed_on: 0,
+            arrived: Arrived::new(),
             unsent: Vec::new(),
             sent: 0,
             traffic: Arc::default(),
         })
     }
 
-    /// Returns the next complete frame that has come from the link.
+    /// Returns where the next complete frame is that has come from the link.
     fn next_frame(&mut self) -> Option<std::ops::Range<usize>> {
-        let rest = &self.arrived[self.passed_on..];
+        let rest = self.arrived.rest();
         let length = rest.first_chunk::<LENGTH_BYTES>()?;
         let length = u32::from_be_bytes(*length) as usize;
         if length > MAX_FRAME_BYTES {
@@ -89,24 +122,20 @@ impl NetworkDevice {
             self.link = None;
             return None;
         }
-        let start = self.passed_on + LENGTH_BYTES;
+        let start = self.arrived.start + LENGTH_BYTES;
         (rest.len() >= LENGTH_BYTES + length).then_some(start..start + length)
     }
 
     /// Reads from the link. Returns whether something came.
     fn read_link(&mut self) -> bool {
-        self.arrived.drain(..self.passed_on);
-        self.passed_on = 0;
         let Some(link) = &mut self.link else {
             return false;
         };
-        let old = self.arrived.len();
-        self.arrived.resize(old + LINK_BYTES, 0);
-        let (count, is_over) = match link.read(&mut self.arrived[old..]) {
+        let (count, is_over) = match link.read(self.arrived.room()) {
             Ok(count) => (count, count == 0),
             Err(error) => (0, !is_temporary(&error)),
         };
-        self.arrived.truncate(old + count);
+        self.arrived.end += count;
         if is_over {
             self.link = None;
         }
@@ -125,7 +154,7 @@ impl NetworkDevice {
             };
             match self.pass_on(frame.clone(), queues)? {
                 Room::Enough => {
-                    self.passed_on = frame.end;
+                    self.arrived.start = frame.end;
                     self.traffic.count_to_guest(frame.len() as u64);
                 }
                 // Those that came in between may be enough; the same again are not.
@@ -170,7 +199,7 @@ impl NetworkDevice {
         }
         let count = u16::try_from(taken.len()).expect("no more than the queue has");
         header[BUFFERS_OFFSET..].copy_from_slice(&count.to_le_bytes());
-        let mut rest = &self.arrived[frame];
+        let mut rest = &self.arrived.bytes[frame];
         for (index, (request, length)) in taken.iter().enumerate() {
             let mut slices = request.writable(queues.memory())?;
             let mut written = 0;
@@ -356,6 +385,24 @@ mod tests {
         let buffer = driver.submit(TO_GUEST, &[Part::Write(64)]);
         assert_eq!(driver.done(TO_GUEST), Some(18));
         assert_eq!(&driver.bytes(buffer[0])[HEADER_BYTES..18], b"slowly");
+    }
+
+    #[test]
+    fn frames_that_wait_for_buffers_come_whole_and_in_order() {
+        let (mut driver, mut host) = network();
+        // Together more than there is room for at once.
+        for round in 0..3 {
+            let frames = (0..20).map(|number| [round * 20 + number; 9000]);
+            for frame in frames.clone() {
+                host.write_all(&framed(&frame)).unwrap();
+                driver.source_ready();
+            }
+            for frame in frames {
+                let buffer = driver.submit(TO_GUEST, &[Part::Write(9100)]);
+                assert_eq!(driver.done(TO_GUEST), Some(9012));
+                assert_eq!(driver.bytes(buffer[0])[HEADER_BYTES..9012], frame);
+            }
+        }
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! The engine `kvm` beside QEMU on the same KVM: the same kernel, initramfs, image and disk, in
 //! turns.
 //!
-//! Modules: `figure` is what both are asked to do; `use_of_host` what they take of the host.
+//! Modules: `figure` is what both are asked to do; `use_of_host` what they take of the host;
+//! `overwriting` keeps one from paying for another.
 
 mod figure;
+mod overwriting;
 mod use_of_host;
 
 use std::error::Error;
@@ -18,6 +20,7 @@ use crate::report::{self, Report};
 use crate::statistics::Samples;
 use crate::subject::{self, Subject};
 use figure::{Figure, FileServer};
+use overwriting::overwrite_free_memory;
 
 /// Boots of each engine.
 const BOOTS: usize = 10;
@@ -62,6 +65,7 @@ fn measure_boots(subject: &Subject, report: &mut Report) -> Result<(), Box<dyn E
     for round in 1..=BOOTS {
         report::progress(&format!("boots: round {round} of {BOOTS}"));
         for (engine, samples) in ENGINES.into_iter().zip(&mut boots) {
+            overwrite_free_memory();
             samples.push(subject.cold_run_on(engine)?);
         }
     }

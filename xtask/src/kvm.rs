@@ -50,10 +50,9 @@ const INTERVAL: Duration = Duration::from_millis(100);
 
 /// What wakes the nested host: it comes to the standard input there, with an interrupt.
 ///
-/// The emulator of a processor with SVM (QEMU 7.2, target/i386/tcg/sysemu/svm_helper.c, `do_vmexit`)
-/// changes the set of pending interrupts without the lock that its devices take. An interrupt of the
-/// timer that comes meanwhile is lost, and an idle host that waits for it would wait for ever; the
-/// next interrupt, whatever it is, brings the lost one as well.
+/// QEMU 7.2, which emulates it, now and then leaves it halted although its timer's interrupt is pending
+/// and interrupts are allowed; why is not known. An idle host would wait for ever then; the next
+/// interrupt, whatever it is, brings the missed one as well.
 const WAKING: &[u8] = b"\n";
 
 /// How long the nested host may say nothing; the slowest test takes a minute there.

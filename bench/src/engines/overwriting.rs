@@ -1,9 +1,9 @@
 //! What earlier machines leave in the memory of an emulated host.
 //!
-//! An emulator keeps translations of the code that it has executed, and drops them when the memory
-//! with the code is written to (QEMU, accel/tcg/tb-maint.c, `tb_invalidate_phys_range`). A machine
-//! that gets the memory where an earlier one had its kernel would pay for dropping the earlier one's
-//! translations, up to 0.4 s here, whether it is ours or QEMU's. A host that is not emulated has none.
+//! A machine that gets the memory where an earlier one was takes up to 0.4 s longer to load its kernel
+//! there, whether it is ours or QEMU's. An emulator keeps translations of the code that it has executed,
+//! and drops them when the memory with the code is written to: most likely these are what it pays for.
+//! A host that is not emulated has none.
 
 use std::hint::black_box;
 

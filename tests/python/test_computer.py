@@ -388,6 +388,23 @@ def test_tab_that_greets_with_a_dialog(computer: Computer) -> None:
     soon(computer.current_url, URL)
 
 
+def test_dialog_that_opened_before_anybody_looked(
+    session: BrowserSession, computer: Computer, client: Any
+) -> None:
+    with client.context.expect_event("dialog"):
+        client.evaluate("() => { window.open('/greeting') }")
+    late = BrowserSession.from_id(session.session_id).computer
+    assert late.dialog() == PageDialog("alert", "hello")
+    with pytest.raises(SmolVMError, match='shows a dialog .*"hello"'):
+        late.click(*NOTHING)
+    late.answer_dialog(True)
+    assert late.dialog() is None
+    assert late.current_url() == f"{URL}greeting"
+    late.goto(f"{URL}tab")
+    late.click(*NOTHING)
+    soon(computer.current_url, URL)
+
+
 def test_goto_says_why_a_page_is_not_there(computer: Computer) -> None:
     with pytest.raises(SmolVMError, match="load the page: net::ERR_CONNECTION_REFUSED"):
         computer.goto("http://127.0.0.1:8999/")

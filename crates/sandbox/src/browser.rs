@@ -21,6 +21,7 @@ mod artifacts;
 mod cdp;
 mod computer;
 mod config;
+mod dialogs;
 mod hand;
 mod info;
 mod input;

@@ -111,7 +111,7 @@ pub struct Dialog {
 
 impl Dialog {
     /// Reads the parameters of `Page.javascriptDialogOpening`.
-    fn of_event(parameters: &Value) -> Self {
+    pub(super) fn of_event(parameters: &Value) -> Self {
         let text = |name: &str| {
             let text = parameters[name].as_str().unwrap_or_default();
             crate::text::excerpt(text, MAX_DIALOG_CHARS)
@@ -132,6 +132,8 @@ pub(super) struct Page {
     /// The dialog it shows, as far as has been read. Told only to whom
     /// [`Self::watch_dialogs`] was called on.
     dialog: Option<Dialog>,
+    /// Whether the dialog opened before this connection, which therefore cannot answer it.
+    is_dialog_older: bool,
     /// Whether the page has gone.
     is_gone: bool,
 }
@@ -152,6 +154,7 @@ impl Page {
             socket,
             last_id: 0,
             dialog: None,
+            is_dialog_older: false,
             is_gone: false,
         })
     }
@@ -161,6 +164,19 @@ impl Page {
     pub(super) async fn watch_dialogs(&mut self) -> Result<(), PageError> {
         self.send("Page.enable", json!({})).await?;
         Ok(())
+    }
+
+    /// Takes note of a dialog that opened before this connection.
+    pub(super) fn learn_dialog(&mut self, dialog: Dialog) {
+        if self.dialog.is_none() {
+            self.dialog = Some(dialog);
+            self.is_dialog_older = true;
+        }
+    }
+
+    /// Returns whether the dialog can only be answered by who was there when it opened.
+    pub(super) const fn is_dialog_older(&self) -> bool {
+        self.dialog.is_some() && self.is_dialog_older
     }
 
     /// Returns the dialog that the page shows, as far as has been read.
@@ -184,8 +200,13 @@ impl Page {
             answer["promptText"] = json!(text);
         }
         self.ask("Page.handleJavaScriptDialog", answer).await?;
-        self.dialog = None;
+        self.forget_dialog();
         Ok(())
+    }
+
+    /// Takes note that the dialog was answered.
+    pub(super) fn forget_dialog(&mut self) {
+        self.dialog = None;
     }
 
     /// Calls a method that the browser answers whatever the page does, and returns its result.
@@ -272,6 +293,7 @@ impl Page {
         match answer["method"].as_str() {
             Some("Page.javascriptDialogOpening") => {
                 self.dialog = Some(Dialog::of_event(&answer["params"]));
+                self.is_dialog_older = false;
             }
             Some("Page.javascriptDialogClosed") => self.dialog = None,
             // Its tab was closed; the connection ends after this.

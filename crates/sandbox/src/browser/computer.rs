@@ -272,7 +272,7 @@ impl<'a> Computer<'a> {
     ) -> Result<(), BrowserError> {
         within(PATIENCE, async {
             let mut grip = self.grip().await?;
-            let outcome = grip.page.answer_dialog(is_accepted, text).await;
+            let outcome = grip.answer_dialog(self.sandbox, is_accepted, text).await;
             grip.end(outcome)
         })
         .await

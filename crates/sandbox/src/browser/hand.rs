@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::cdp::{Page, PageError, last_used};
+use super::dialogs;
 use super::input::{Button, Point};
 use crate::Sandbox;
 
@@ -97,14 +98,14 @@ impl<'a> Grip<'a> {
         for _ in 0..MAX_ATTEMPTS {
             let kept = hand.page.take();
             let target = last_used(sandbox).await?;
-            let page = match kept {
-                Some((kept_target, page)) if kept_target == target => Ok(page),
+            let greeted = match kept {
+                Some((kept_target, page)) if kept_target == target => greet(page).await,
                 _ => {
                     hand.buttons = 0;
                     connect(sandbox, &target).await
                 }
             };
-            match greet(page).await {
+            match greeted {
                 Ok((page, url)) => {
                     return Ok(Self {
                         hand,
@@ -136,6 +137,21 @@ impl<'a> Grip<'a> {
             self.hand.page = Some((self.target, self.page));
         }
         outcome
+    }
+
+    /// Answers the dialog that the page shows.
+    pub(super) async fn answer_dialog(
+        &mut self,
+        sandbox: &Sandbox,
+        is_accepted: bool,
+        text: Option<&str>,
+    ) -> Result<(), PageError> {
+        if self.page.is_dialog_older() {
+            dialogs::answer(sandbox, &self.target, is_accepted, text).await?;
+            self.page.forget_dialog();
+            return Ok(());
+        }
+        self.page.answer_dialog(is_accepted, text).await
     }
 
     /// Takes steps, with the modifiers down. A dialog that opens ends them: nothing is left to do
@@ -253,16 +269,19 @@ impl<'a> Grip<'a> {
     }
 }
 
-/// Connects to a page, which from then on tells its dialogs.
-async fn connect(sandbox: &Sandbox, target: &str) -> Result<Page, PageError> {
+/// Connects to a page, which from then on tells its dialogs; what it showed before is asked for.
+async fn connect(sandbox: &Sandbox, target: &str) -> Result<(Page, String), PageError> {
     let mut page = Page::connect(sandbox, target).await?;
     page.watch_dialogs().await?;
-    Ok(page)
+    let (mut page, url) = greet(page).await?;
+    if let Some(dialog) = dialogs::open(sandbox, target).await? {
+        page.learn_dialog(dialog);
+    }
+    Ok((page, url))
 }
 
 /// Asks a page where it is, whatever it does, and thereby hears what it has told meanwhile.
-async fn greet(page: Result<Page, PageError>) -> Result<(Page, String), PageError> {
-    let mut page = page?;
+async fn greet(mut page: Page) -> Result<(Page, String), PageError> {
     let known = page.ask("Target.getTargetInfo", json!({})).await?;
     let url = known["targetInfo"]["url"].as_str().unwrap_or_default();
     let url = crate::text::excerpt(url, MAX_URL_CHARS);

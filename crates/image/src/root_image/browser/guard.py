@@ -34,30 +34,15 @@ class Guard:
     def __init__(self, chromium):
         self.chromium = chromium
 
-    async def start(self):
-        """Has every page that there is, and that comes, wait for the guard's word."""
-        self.chromium.listeners.append(self)
-        await self.chromium.call(
-            "Target.setAutoAttach",
-            autoAttach=True,
-            # What a new page loads first shall be seen as well.
-            waitForDebuggerOnStart=True,
-            flatten=True,
-            filter=[{"type": "page"}],
-        )
-
-    async def heard(self, event):
-        """Deals with an event."""
-        parameters = event["params"]
-        if event["method"] == "Target.attachedToTarget":
-            await self.attached(parameters["sessionId"])
-        elif event["method"] == "Fetch.requestPaused":
-            await self.judge(event["sessionId"], parameters)
-
-    async def attached(self, session):
+    async def attached(self, session, target):
+        """Has a page wait for the guard's word before it loads a document."""
         documents = [{"resourceType": "Document", "requestStage": "Request"}]
         await self.chromium.call("Fetch.enable", session, patterns=documents)
-        await self.chromium.call("Runtime.runIfWaitingForDebugger", session)
+
+    async def heard(self, session, event):
+        """Deals with an event of a page."""
+        if event["method"] == "Fetch.requestPaused":
+            await self.judge(session, event["params"])
 
     async def judge(self, session, paused):
         request = paused["requestId"]

@@ -2,6 +2,7 @@
 //!
 //! Docs: docs/browser.md says what is in it and how large it is; `browser/session.py`, the
 //! launcher, how the parts are run, `browser/guard.py` how denials are shown,
+//! `browser/dialogs.py` how dialogs are known that opened before anybody looked,
 //! `browser/downloads.py` how downloads come to where the host looks.
 
 use super::{APT_CONF, AddedFile, DPKG_CONF, HOSTNAME, HOSTS, RESOLV_CONF, Recipe};
@@ -96,6 +97,16 @@ pub(super) const BROWSER: Recipe = Recipe {
             content: include_str!("../browser/session.py"),
         },
         AddedFile {
+            path: "usr/lib/smolvm/browser_chromium.py",
+            mode: 0o644,
+            content: include_str!("../browser/chromium.py"),
+        },
+        AddedFile {
+            path: "usr/lib/smolvm/browser_dialogs.py",
+            mode: 0o644,
+            content: include_str!("../browser/dialogs.py"),
+        },
+        AddedFile {
             path: "usr/lib/smolvm/browser_downloads.py",
             mode: 0o644,
             content: include_str!("../browser/downloads.py"),
@@ -109,6 +120,16 @@ pub(super) const BROWSER: Recipe = Recipe {
             path: "usr/lib/smolvm/browser_kernel.py",
             mode: 0o644,
             content: include_str!("../browser/kernel.py"),
+        },
+        AddedFile {
+            path: "usr/lib/smolvm/browser_pages.py",
+            mode: 0o644,
+            content: include_str!("../browser/pages.py"),
+        },
+        AddedFile {
+            path: "usr/lib/smolvm/browser_process.py",
+            mode: 0o644,
+            content: include_str!("../browser/process.py"),
         },
     ],
     hooks: &[

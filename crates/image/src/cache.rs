@@ -3,7 +3,7 @@
 //! ```text
 //!  ROOT/                      mode 0700, owned by the user
 //!    kernel/KEY.CONTENT/      one artefact: its files (0444) and manifest.json
-//!    initramfs/ root-image/ overlay/                likewise
+//!    initramfs/ root-image/ overlay/ template/      likewise (template: 0600)
 //!    locks/KIND-KEY           flock(2): who prepares KEY holds it
 //!    staging/KIND-KEY.UNIQUE/ work/ scratch, output/ becomes the artefact
 //!    set-aside/               what did not match its manifest any more
@@ -18,13 +18,14 @@
 //!   └ missing, or set aside ── lock ── find again ── build in staging ── fsync ── rename ──> use
 //! ```
 //!
-//! Invariants: an artefact directory appears complete, by one rename, and its files never change
-//! afterwards; a staging directory belongs to the process that holds the lock of its key, and one
+//! Invariants: an artefact directory appears complete and goes whole, by one rename, and its files
+//! never change in between; a staging directory belongs to the process that holds the lock of its key, and one
 //! whose lock is free is garbage. A lock is held while building and never while waiting for
 //! anything else of the cache.
 
 mod build;
 mod error;
+mod evict;
 mod manifest;
 
 use std::fs::{self, DirBuilder};
@@ -38,6 +39,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use build::{Inputs, Staging};
 pub use error::{CacheError, Corruption};
 pub(crate) use error::{available_bytes, io_error};
+pub(crate) use evict::Entry;
 pub use manifest::ManifestError;
 pub(crate) use manifest::Stamp;
 use manifest::{FileRecord, Manifest};
@@ -66,6 +68,8 @@ pub enum ArtefactKind {
     RootImage,
     /// A formatted, empty overlay disk.
     Overlay,
+    /// A machine that has booted, recorded.
+    Template,
 }
 
 /// Names what is asked for: kind and a word of lower-case letters, digits and hyphens.
@@ -255,11 +259,12 @@ impl Cache {
 }
 
 impl ArtefactKind {
-    const ALL: [Self; 4] = [
+    const ALL: [Self; 5] = [
         Self::Kernel,
         Self::Initramfs,
         Self::RootImage,
         Self::Overlay,
+        Self::Template,
     ];
 
     fn directory(self) -> &'static str {
@@ -268,6 +273,7 @@ impl ArtefactKind {
             Self::Initramfs => "initramfs",
             Self::RootImage => "root-image",
             Self::Overlay => "overlay",
+            Self::Template => "template",
         }
     }
 
@@ -275,7 +281,17 @@ impl ArtefactKind {
     fn digest_of(self, path: &Path) -> io::Result<Digest> {
         match self {
             Self::Kernel | Self::Initramfs | Self::RootImage => Digest::of_file(path),
-            Self::Overlay => Digest::of_sparse_file(path),
+            Self::Overlay | Self::Template => Digest::of_sparse_file(path),
+        }
+    }
+
+    /// Returns the mode of files of this kind.
+    const fn mode(self) -> u32 {
+        match self {
+            Self::Kernel | Self::Initramfs | Self::RootImage | Self::Overlay => 0o444,
+            // QEMU opens the memory for writing also where it has a private view of it. Whether it
+            // was written to, the stamps tell.
+            Self::Template => 0o600,
         }
     }
 }
@@ -312,6 +328,11 @@ impl Artefact {
     /// Returns what its builder recorded under `name`, or nothing.
     pub(crate) fn input(&self, name: &str) -> &str {
         self.manifest.inputs.get(name).map_or("", String::as_str)
+    }
+
+    /// Returns what its builder recorded.
+    pub(crate) const fn inputs(&self) -> &Inputs {
+        &self.manifest.inputs
     }
 
     /// Returns the digest of its content.
@@ -413,8 +434,8 @@ fn make_directory(path: &Path) -> Result<(), CacheError> {
     made.map_err(|source| io_error("create", path, source))
 }
 
-fn make_read_only(path: &Path) -> io::Result<()> {
-    fs::set_permissions(path, fs::Permissions::from_mode(0o444))
+fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
 pub(crate) fn unix_ms() -> u64 {

@@ -16,7 +16,8 @@
 //! block the calling thread; [`Progress`] hears what they are doing.
 //!
 //! Modules: `cache` (and `cache::manifest`) owns the directory; `command` runs host programs;
-//! `kernel`, `initramfs`, `root_image` and `overlay` each make one kind of artefact.
+//! `kernel`, `initramfs`, `root_image` and `overlay` each make one kind of artefact; `template` keeps
+//! machines that somebody else records.
 
 #![forbid(unsafe_code)]
 
@@ -32,6 +33,7 @@ mod progress;
 mod root_image;
 mod sparse;
 mod ssh_image;
+mod template;
 
 pub use cache::{ArtefactKind, Cache, CacheError, Corruption, ManifestError, VerifyReport};
 pub use command::CommandError;
@@ -54,4 +56,7 @@ pub use sparse::{CopyError, CopyMethod, copy_sparse};
 pub use ssh_image::{
     AlpineError, AlpineSource, AlpineSsh, DebianSsh, KeyPair, KeyPairError, Login, PasswordError,
     PublicKey, PublicKeyError, SshImage, SshImageError, SshImages, ensure_key_pair,
+};
+pub use template::{
+    CachedTemplate, Template, TemplateRecipe, prune_templates, template, templates,
 };

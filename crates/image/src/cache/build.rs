@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::cache::manifest::{FileRecord, MANIFEST_FILE, Manifest, Stamp};
 use crate::cache::{
     Artefact, ArtefactKind, Cache, CacheError, Depth, Key, available_bytes, io_error,
-    make_directory, make_read_only, unix_ms,
+    make_directory, set_mode, unix_ms,
 };
 use crate::progress::{Progress, step};
 
@@ -212,7 +212,7 @@ fn record_file(
 ) -> Result<FileRecord, CacheError> {
     let path = directory.join(&name);
     let error = |action, source| io_error(action, &path, source);
-    make_read_only(&path).map_err(|source| error("protect", source))?;
+    set_mode(&path, kind.mode()).map_err(|source| error("protect", source))?;
     let file = File::open(&path).map_err(|source| error("open", source))?;
     file.sync_all().map_err(|source| error("sync", source))?;
     let sha256 = kind

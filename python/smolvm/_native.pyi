@@ -78,6 +78,7 @@ class Spec(TypedDict):
     idle_timeout: float | None
     max_lifetime: float | None
     max_processes: int | None
+    cold: bool
     kernel_path: Path | None
     rootfs_path: Path | None
     initrd_path: Path | None
@@ -193,6 +194,7 @@ class Info(TypedDict):
     idle_timeout: float | None
     max_lifetime: float | None
     max_processes: int | None
+    cold: bool
     port_forwards: builtins.list[tuple[int, int]]
     network: _Policy
     networks: builtins.list[str]

@@ -216,6 +216,7 @@ class VMConfig(Record):
     idle_timeout: float | None = None
     max_lifetime: float | None = None
     max_processes: int | None = None
+    cold: bool = False
     network: NetworkPolicy | None = None
     internet_settings: dict[str, Any] | None = None
     networks: list[str] = []
@@ -381,6 +382,7 @@ _CHECKS: dict[str, Any] = {
     "env_vars": checks.env_vars,
     "labels": checks.text_map,
     "max_processes": checks.whole_or_none,
+    "cold": checks.flag,
 }
 
 

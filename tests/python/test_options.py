@@ -77,7 +77,7 @@ def test_labels_find_a_sandbox() -> None:
 def test_information_says_what_was_asked_for(vm: SmolVM) -> None:
     options = VMConfig(
         vcpu_count=2, memory=640, disk_size=1024, idle_timeout=600, max_lifetime=3600.5,
-        max_processes=300,
+        max_processes=300, cold=True,
     )  # fmt: skip
     sandbox = SmolVM(options)
     try:
@@ -85,6 +85,7 @@ def test_information_says_what_was_asked_for(vm: SmolVM) -> None:
         assert (config.vcpu_count, config.memory, config.disk_size) == (2, 640, 1024)
         assert (config.idle_timeout, config.max_lifetime) == (600, 3600.5)
         assert config.max_processes == 300
+        assert config.cold is True
         assert sandbox.info.pid is None
     finally:
         sandbox.delete()
@@ -127,9 +128,9 @@ def test_deadline_that_is_no_time_is_named(field: str, value: object) -> None:
 def test_guest_that_takes_too_long_to_come_up_is_ended() -> None:
     vm = SmolVM()
     with pytest.raises(OperationTimeoutError) as caught:
-        vm.start(boot_timeout=0.2)
+        vm.start(boot_timeout=0.05)
     assert caught.value.operation == "start"
-    assert caught.value.timeout_seconds == 0.2
+    assert caught.value.timeout_seconds == 0.05
     with pytest.raises(VMNotFoundError):
         vm.info
     assert vm.vm_id not in {info.vm_id for info in SmolVM.list()}

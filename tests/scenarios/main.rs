@@ -15,6 +15,7 @@ mod network;
 mod ports;
 mod refusals;
 mod ssh_images;
+mod templates;
 mod terminal;
 mod tuned_kernel;
 mod verbs;

@@ -9,7 +9,7 @@
 use std::fs;
 use std::io;
 use std::panic::catch_unwind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -54,6 +54,7 @@ pub fn run() -> ExitCode {
 struct Guest {
     root: Root,
     port: std::os::fd::OwnedFd,
+    port_path: PathBuf,
     late_modules: HeldModules,
     network_driver: Option<NetworkDriver>,
     socket_modules: Option<HeldModules>,
@@ -93,11 +94,12 @@ fn boot() -> Result<Guest, BootError> {
     loopback::switch_on();
     times.root_ready_ms = since_kernel_start_ms();
     entropy::report_if_missing();
-    let port = agent_port::open(&uevents)?;
+    let (port, port_path) = agent_port::open(&uevents)?;
     times.port_opened_ms = since_kernel_start_ms();
     Ok(Guest {
         root,
         port,
+        port_path,
         late_modules,
         network_driver,
         socket_modules,
@@ -113,11 +115,11 @@ async fn serve_until_shutdown(guest: Guest) -> io::Result<()> {
         guest.network_driver,
         guest.socket_modules,
     );
-    let port = AgentPort::new(guest.port);
+    let port = AgentPort::new(guest.port, guest.port_path);
     let work = async {
         tokio::try_join!(
             environment.run(),
-            serve_sessions(&port, &environment),
+            serve_sessions(port, &environment),
             load_late_modules(guest.late_modules, &environment),
             run_start_hook(&environment),
             memory_pressure::end_standstills(),
@@ -139,12 +141,14 @@ async fn serve_until_shutdown(guest: Guest) -> io::Result<()> {
     }
 }
 
-/// Serves whoever opens the port, one session after the other.
-async fn serve_sessions(port: &AgentPort, environment: &Arc<Environment>) -> io::Result<()> {
+/// Serves whoever opens the port, one session after the other. The port is closed in between, by which
+/// the host sees that nothing of the session is left.
+async fn serve_sessions(mut port: AgentPort, environment: &Arc<Environment>) -> io::Result<()> {
     loop {
         let stream = port.accept().await?;
         // However a session ends, the next host starts afresh.
         let _ = serve(stream, Arc::clone(environment)).await;
+        port = port.reopened()?;
     }
 }
 
@@ -156,6 +160,7 @@ async fn load_late_modules(modules: HeldModules, environment: &Arc<Environment>)
     tokio::task::spawn_blocking(move || modules.load())
         .await
         .map_err(io::Error::other)?;
+    environment.note_late_work();
     power_button::pressed().await;
     environment.request_shutdown();
     Ok(())
@@ -165,6 +170,7 @@ async fn load_late_modules(modules: HeldModules, environment: &Arc<Environment>)
 async fn run_start_hook(environment: &Arc<Environment>) -> io::Result<()> {
     environment.hello_answered().await;
     start_hook::run(environment).await;
+    environment.note_late_work();
     Ok(())
 }
 

@@ -14,6 +14,7 @@
 //! * `jobs` are commands that outlive the session, with their output.
 //! * `conversation` is the agent's end of one stream: frames in, frames out.
 //! * `refusal` turns the kernel's errors into the protocol's.
+//! * `identity` tells guests of one recording apart.
 //! * `memory_pressure` ends a standstill for want of memory.
 //! * `sys` holds all `unsafe`.
 //!
@@ -33,6 +34,7 @@ mod boot;
 mod cgroups;
 mod command;
 mod conversation;
+mod identity;
 mod jobs;
 mod memory_pressure;
 mod netlink;

@@ -7,6 +7,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -18,12 +19,14 @@ use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
+use crate::boot::agent_port;
 use crate::sys::watch::watch;
 
 /// The opened port.
 #[derive(Debug)]
 pub(crate) struct AgentPort {
     port: Arc<OwnedFd>,
+    node: PathBuf,
 }
 
 /// One session's use of the port; read and written by one task.
@@ -34,10 +37,23 @@ pub(crate) struct PortStream {
 }
 
 impl AgentPort {
-    pub(crate) fn new(port: OwnedFd) -> Self {
+    /// Takes over the open port of which `node` is the device.
+    pub(crate) fn new(port: OwnedFd, node: PathBuf) -> Self {
         Self {
             port: Arc::new(port),
+            node,
         }
+    }
+
+    /// Closes the port and opens it again.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be opened again.
+    pub(crate) fn reopened(self) -> io::Result<Self> {
+        // The kernel lets nobody open it while it is open.
+        drop(self.port);
+        Ok(Self::new(agent_port::open_node(&self.node)?, self.node))
     }
 
     /// Waits until the host has the port open, and returns the stream to it.

@@ -27,6 +27,9 @@ use crate::network::trust;
 use crate::reaper::{ReapScope, Reaper};
 use crate::verbs;
 
+/// Parts of a start that the first answer does not wait for: modules, and the start hook.
+const LATE_WORK: usize = 2;
+
 /// What the operations of a session act on; it outlives the session.
 #[derive(Debug)]
 pub struct Environment {
@@ -45,6 +48,8 @@ pub struct Environment {
     /// Variables that the host wants commands to have. Taken alone.
     variables: Mutex<Vec<(String, String)>>,
     hello_answered: watch::Sender<bool>,
+    /// Parts of the start that the first answer did not wait for and that are not done yet.
+    late_work: watch::Sender<usize>,
     shutdown: watch::Sender<bool>,
 }
 
@@ -64,6 +69,7 @@ impl Environment {
             trusts_gateway: AtomicBool::new(false),
             variables: Mutex::default(),
             hello_answered: watch::Sender::new(false),
+            late_work: watch::Sender::new(0),
             shutdown: watch::Sender::new(false),
         })
     }
@@ -86,6 +92,7 @@ impl Environment {
             trusts_gateway: AtomicBool::new(false),
             variables: Mutex::default(),
             hello_answered: watch::Sender::new(false),
+            late_work: watch::Sender::new(LATE_WORK),
             shutdown: watch::Sender::new(false),
         })
     }
@@ -119,6 +126,19 @@ impl Environment {
         let mut answered = self.hello_answered.subscribe();
         // The sender is `self`, so the wait cannot fail.
         let _ = answered.wait_for(|is_answered| *is_answered).await;
+    }
+
+    /// Waits until nothing of the start is still to come.
+    pub(crate) async fn start_finished(&self) {
+        let mut work = self.late_work.subscribe();
+        // The sender is `self`, so the wait cannot fail.
+        let _ = work.wait_for(|left| *left == 0).await;
+    }
+
+    /// Says that a part of what the first answer did not wait for is done.
+    pub(crate) fn note_late_work(&self) {
+        self.late_work
+            .send_modify(|left| *left = left.saturating_sub(1));
     }
 
     pub(crate) fn note_hello(&self) {

@@ -23,6 +23,7 @@ fn hello(generation: u32, oldest_generation: u32) -> Request {
         network: None,
         ca_certificate: None,
         variables: None,
+        identity: None,
     })
 }
 

@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     browser, cleanup, completion, cp, create, delete, doctor, env, exec, file, info, job, kernel,
-    list, logs, network, pause, port, resume, run, setup, shell, ssh, start, stop,
+    list, logs, network, pause, port, resume, run, setup, shell, ssh, start, stop, template,
 };
 use crate::failure::Family;
 
@@ -39,6 +39,9 @@ pub(crate) enum Command {
     /// Build, list and choose the kernels that guests boot.
     #[command(subcommand, alias = "kernels")]
     Kernel(kernel::Command),
+    /// See and remove the machines that new sandboxes go on from.
+    #[command(subcommand, alias = "templates")]
+    Template(template::Command),
     /// Prepare what guests boot from, so that the first run need not.
     Setup(setup::Args),
     /// Check whether sandboxes work on this host; say why not, and what to do about it.
@@ -109,6 +112,7 @@ impl Command {
             Self::SandboxAlias(verb) => format!("sandbox.{}", verb.name()),
             Self::Browser(command) => command.name().to_owned(),
             Self::Kernel(command) => command.name().to_owned(),
+            Self::Template(command) => command.name().to_owned(),
             Self::Setup(_) => "setup".to_owned(),
             Self::Doctor(_) => "doctor".to_owned(),
             Self::Completion(_) => "completion".to_owned(),

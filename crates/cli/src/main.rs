@@ -5,8 +5,9 @@
 //!        -> commands/<verb> -> Report or Failure -> output: for people, or one JSON document
 //! ```
 //!
-//! A hidden command is not for people: `supervise` owns a running sandbox. It is dispatched before
-//! anything else is set up, since every sandbox pays for its memory.
+//! Two hidden commands are not for people: `supervise` owns a running sandbox, and `record` makes a
+//! template. They are dispatched before anything else is set up, since every sandbox pays for the
+//! memory of the first.
 //!
 //! Decisions live in `smolvm-sandbox`; here is only what a person at a terminal needs.
 
@@ -32,11 +33,16 @@ use std::ffi::OsStr;
 use std::process::ExitCode;
 
 use smolvm_sandbox::SUPERVISE_COMMAND;
+use smolvm_sandbox::template::RECORD_COMMAND;
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().as_deref() == Some(OsStr::new(SUPERVISE_COMMAND)) {
+    let command = arguments.next();
+    let is = |hidden: &str| command.as_deref() == Some(OsStr::new(hidden));
+    if is(SUPERVISE_COMMAND) {
         commands::supervise::main(arguments.next())
+    } else if is(RECORD_COMMAND) {
+        commands::record::main()
     } else {
         commands::main()
     }

@@ -110,6 +110,10 @@ pub enum Request {
     /// Tells which commands have opened sockets. The host sends one [`Socket`] after the other and
     /// waits for the answer to each, an [`Event::Owner`], until it drops the stream.
     FindOwners,
+    /// Has the guest finish what a start leaves for later, and write what it has to write, so that
+    /// it can be recorded and started from there. Answer: [`Event::Done`]. The agent closes its
+    /// port when the host has closed it, opens it again, and waits for another host.
+    Settle,
     /// Ends all processes, syncs and unmounts the file systems and powers the machine off.
     /// Answer: [`Event::Done`] once that has begun.
     Shutdown,
@@ -140,7 +144,28 @@ pub struct HostHello {
     /// earlier ones stay.
     #[serde(default)]
     pub variables: Option<Vec<(String, String)>>,
+    /// Who a guest is that was recorded and started from there; others of the same recording are
+    /// somebody else. When absent, it stays who it was.
+    #[serde(default)]
+    pub identity: Option<Identity>,
 }
+
+/// Who a guest is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Its host name.
+    pub hostname: String,
+    /// Random bytes, of this guest alone: its kernel makes its random numbers anew with them. See
+    /// [`SEED_BYTES`].
+    pub seed: ByteBuf,
+}
+
+/// Bytes of an [`Identity::seed`]: as many as the state of the kernel's generator has
+/// (Linux drivers/char/random.c, `BLAKE2S_HASH_SIZE`).
+pub const SEED_BYTES: usize = 32;
+
+/// Capability of an agent that knows [`Request::Settle`] and does what [`HostHello::identity`] says.
+pub const IDENTITY_CAPABILITY: &str = "identity";
 
 /// Capability of an agent that does what [`HostHello::network`] and
 /// [`HostHello::ca_certificate`] say; an older one would skip both without a word.
@@ -672,6 +697,7 @@ mod tests {
                 network: None,
                 ca_certificate: None,
                 variables: None,
+                identity: None,
             }
         );
     }
@@ -701,6 +727,7 @@ mod tests {
             }),
             ca_certificate: Some("-----BEGIN CERTIFICATE-----".to_owned()),
             variables: Some(vec![("KEY".to_owned(), "placeholder".to_owned())]),
+            identity: None,
         });
         let frame = Frame::message(&hello).expect("small");
         assert_eq!(frame.parse::<Request>().expect("own encoding"), hello);

@@ -28,6 +28,7 @@ pub(crate) struct SpecArguments {
     idle_timeout: Option<f64>,
     max_lifetime: Option<f64>,
     max_processes: Option<u32>,
+    cold: bool,
     kernel_path: Option<PathBuf>,
     rootfs_path: Option<PathBuf>,
     initrd_path: Option<PathBuf>,
@@ -70,6 +71,7 @@ impl SpecArguments {
         spec.idle_timeout_ms = milliseconds("idle_timeout", self.idle_timeout)?;
         spec.max_lifetime_ms = milliseconds("max_lifetime", self.max_lifetime)?;
         spec.max_processes = self.max_processes;
+        spec.boots_cold = self.cold;
         spec.keeps_disk = self.keeps_disk;
         spec.port_forwards = port_forwards(&self.port_forwards)?;
         spec.custom = self.custom();

@@ -179,6 +179,7 @@ fn info_dict<'py>(
     known.set_item("idle_timeout", seconds(info.spec.idle_timeout_ms))?;
     known.set_item("max_lifetime", seconds(info.spec.max_lifetime_ms))?;
     known.set_item("max_processes", info.spec.max_processes)?;
+    known.set_item("cold", info.spec.boots_cold)?;
     let forwards = info.spec.port_forwards.as_slice().iter();
     let ports = forwards.map(|forward| (forward.host_port, forward.guest_port));
     known.set_item("port_forwards", ports.collect::<Vec<_>>())?;

@@ -27,7 +27,25 @@ pub(crate) fn make(
     let cache = smolvm_image::Cache::open(cache_dir)?;
     let template = smolvm_image::overlay_template(&cache, spec.disk.get(), progress)?;
     smolvm_image::copy_sparse(&template, &directory.overlay())?;
+    let mark = directory.blank_mark();
+    std::fs::write(&mark, []).map_err(|source| files_error("make", &mark, source))?;
     Ok(())
+}
+
+/// Says whether nothing has been written to the disk yet, and that this may change from now on.
+pub(crate) fn take_blank(directory: &SandboxDir) -> bool {
+    std::fs::remove_file(directory.blank_mark()).is_ok()
+}
+
+/// Makes the disk of a sandbox, on which nothing is yet, a copy of `other`.
+pub(crate) fn replace(directory: &SandboxDir, other: &Path) -> Result<(), smolvm_image::CopyError> {
+    let overlay = directory.overlay();
+    let made = overlay.with_extension("new");
+    smolvm_image::copy_sparse(other, &made)?;
+    std::fs::rename(&made, &overlay).map_err(|source| smolvm_image::CopyError::Destination {
+        path: overlay,
+        source,
+    })
 }
 
 /// Gives the disk `kept` the further name `overlay`, so that nothing is lost when the sandbox is

@@ -15,6 +15,7 @@ pub mod qemu;
 use std::io;
 use std::path::PathBuf;
 
+use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use smolvm_protocol::vmm::MachineStats;
@@ -112,6 +113,32 @@ pub struct BootPlan {
     /// Its network device, if it has one.
     #[serde(default)]
     pub network: Option<NetworkDevice>,
+    /// What it starts from.
+    #[serde(default)]
+    pub origin: Origin,
+}
+
+/// What a machine starts from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Origin {
+    /// Its kernel.
+    #[default]
+    Kernel,
+    /// Its kernel; it is about to be recorded in these files, which are made.
+    ToBeRecorded(Recording),
+    /// This recording of another machine, which it does not change.
+    Recording(Recording),
+}
+
+/// A machine that is written down, beside its disks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recording {
+    /// The guest's memory, from its first byte to its last.
+    pub memory: PathBuf,
+    /// Processors and devices, as the engine writes them.
+    pub state: PathBuf,
 }
 
 /// The network device of a machine. What the guest sends through it comes out of
@@ -132,6 +159,8 @@ pub struct Capabilities {
     pub has_process: bool,
     /// Whether the guest's console can be read.
     pub has_console: bool,
+    /// Whether machines can be recorded, and go on from recordings.
+    pub can_record: bool,
 }
 
 /// How a machine ended.
@@ -165,6 +194,15 @@ pub enum BootError {
     /// A connection to the VMM could not be made.
     #[error("make a socket pair for the machine")]
     Socket(#[source] io::Error),
+    /// A file of a recording could not be opened or made.
+    #[error("use the recording {}", path.display())]
+    Recording {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// The VMM says that there cannot be such a machine.
     #[error("start the machine: {message}")]
     Refused {
@@ -214,6 +252,25 @@ pub trait Machine: Send {
 
     /// Lets a paused machine go on, without waiting until it does.
     fn resume_soon(&mut self);
+
+    /// Waits until the guest has closed its end of the agent's stream. Cancel-safe.
+    ///
+    /// # Errors
+    ///
+    /// When the machine is gone, or its engine does not see this.
+    fn agent_port_closed(&mut self) -> BoxFuture<'_, io::Result<()>> {
+        std::future::ready(Err(io::ErrorKind::Unsupported.into())).boxed()
+    }
+
+    /// Writes down a paused machine that was started [to be recorded](Origin::ToBeRecorded). It must
+    /// not go on afterwards: its memory is the recording's.
+    ///
+    /// # Errors
+    ///
+    /// When the engine cannot record, or writing fails.
+    fn record(&mut self) -> BoxFuture<'_, io::Result<()>> {
+        std::future::ready(Err(io::ErrorKind::Unsupported.into())).boxed()
+    }
 
     /// Waits until the machine has ended and nothing of it is left. Cancel-safe.
     fn wait(&mut self) -> BoxFuture<'_, MachineExit>;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use smolvm_jail::{JailPlan, Program};
 
-use crate::engine::{Accelerator, BootPlan};
+use crate::engine::{Accelerator, BootPlan, Origin};
 
 /// Room for the VMM's own small writes above its largest disk.
 const FILE_SIZE_SLACK_BYTES: u64 = 1024 * 1024;
@@ -60,6 +60,13 @@ fn around(plan: &BootPlan) -> JailPlan {
             writable.push(overlay.clone());
         }
         None => writable.push(plan.root_image.clone()),
+    }
+    match &plan.origin {
+        Origin::Kernel => {}
+        // A private view of the memory changes nothing in the file, but QEMU opens it for writing.
+        Origin::ToBeRecorded(recording) | Origin::Recording(recording) => {
+            writable.push(recording.memory.clone());
+        }
     }
     let sizes = writable.iter().flat_map(std::fs::metadata);
     let largest_bytes = sizes.map(|file| file.len()).max().unwrap_or(0);

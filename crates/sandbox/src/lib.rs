@@ -48,6 +48,7 @@ mod store;
 pub mod supervisor;
 #[expect(unsafe_code, reason = "takes over descriptors; the module says how")]
 pub mod sys;
+pub mod template;
 mod text;
 mod tree;
 

@@ -8,11 +8,11 @@ use std::task::{Context, Poll};
 
 use futures::{SinkExt as _, StreamExt as _};
 use smolvm_protocol::message::{
-    AgentHello, Event, Exec, GuestNetwork, HostHello, JobStatus, MAX_JOBS, NETWORK_CAPABILITY,
-    Owner, Refusal, Request, Socket,
+    AgentHello, Event, Exec, GuestNetwork, HostHello, IDENTITY_CAPABILITY, Identity, JobStatus,
+    MAX_JOBS, NETWORK_CAPABILITY, Owner, Refusal, Request, Socket,
 };
 use smolvm_protocol::multiplex::{MAX_STREAMS, SESSION_WINDOW_BYTES};
-use smolvm_protocol::{Frame, FrameCodec, FrameError, GENERATION, OLDEST_GENERATION};
+use smolvm_protocol::{Frame, FrameCodec, FrameError, FrameKind, GENERATION, OLDEST_GENERATION};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::codec::Framed;
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt as _, TokioAsyncReadCompatExt as _};
@@ -59,6 +59,9 @@ pub(crate) enum SessionError {
         /// The oldest generation the agent understands.
         agent_oldest: u32,
     },
+    /// The agent is older than recordings.
+    #[error("open a session: the agent cannot become somebody else")]
+    NoIdentity,
     /// The agent is older than networks.
     #[error("open a session: the agent cannot set up a network")]
     NoNetwork,
@@ -77,6 +80,8 @@ pub(crate) struct GuestSettings {
     pub(crate) ca_certificate: Option<String>,
     /// Environment variables that its commands have which are not given others.
     pub(crate) variables: Option<Vec<(String, String)>>,
+    /// Who it is, where it goes on from a recording.
+    pub(crate) identity: Option<Identity>,
 }
 
 /// The way to the agent. Clones share one connection.
@@ -106,6 +111,7 @@ impl AgentSession {
 
     /// Says hello and returns what the agent says of itself. Waits as long as the guest boots.
     pub(crate) async fn hello(&self, settings: GuestSettings) -> Result<AgentHello, SessionError> {
+        let wants_identity = settings.identity.is_some();
         let wants_network = settings.network.is_some() || settings.ca_certificate.is_some();
         let request = Request::Hello(HostHello {
             generation: GENERATION,
@@ -115,6 +121,7 @@ impl AgentSession {
             network: settings.network,
             ca_certificate: settings.ca_certificate,
             variables: settings.variables,
+            identity: settings.identity,
         });
         let hello = match self.ask(&request).await? {
             Event::Hello(hello) => hello,
@@ -129,12 +136,17 @@ impl AgentSession {
                 agent_oldest: hello.oldest_generation,
             });
         }
-        let can_network = hello
-            .capabilities
-            .iter()
-            .any(|capability| capability == NETWORK_CAPABILITY);
-        if wants_network && !can_network {
+        let can = |wanted: &str| {
+            hello
+                .capabilities
+                .iter()
+                .any(|capability| capability == wanted)
+        };
+        if wants_network && !can(NETWORK_CAPABILITY) {
             return Err(SessionError::NoNetwork);
+        }
+        if wants_identity && !can(IDENTITY_CAPABILITY) {
+            return Err(SessionError::NoIdentity);
         }
         Ok(hello)
     }
@@ -166,6 +178,29 @@ impl AgentSession {
     /// Runs a command without input. What the agent says of it comes next.
     pub(crate) async fn exec(&self, exec: &Exec) -> Result<Conversation, SessionError> {
         self.request(&Request::Exec(exec.clone())).await
+    }
+
+    /// Runs a command without input to its end, however that is; what it says is lost.
+    pub(crate) async fn run_to_end(&self, exec: &Exec) -> Result<(), SessionError> {
+        let mut stream = self.exec(exec).await?;
+        while let Some(frame) = stream.next().await {
+            let frame = frame?;
+            if frame.kind == FrameKind::Message
+                && matches!(frame.parse()?, Event::Exited(_) | Event::Refused(_))
+            {
+                return Ok(());
+            }
+        }
+        Err(SessionError::Closed)
+    }
+
+    /// Has the guest get ready to be recorded.
+    pub(crate) async fn settle(&self) -> Result<(), SessionError> {
+        match self.ask(&Request::Settle).await? {
+            Event::Done => Ok(()),
+            Event::Refused(refusal) => Err(SessionError::Refused(refusal)),
+            _ => Err(SessionError::Unexpected),
+        }
     }
 
     /// Asks the guest to shut down. Returns when that has begun.

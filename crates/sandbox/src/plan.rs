@@ -14,11 +14,12 @@ use smolvm_network::Mode;
 use crate::accelerator::{self, AcceleratorChoice, AcceleratorError};
 use crate::custom::{self, CustomBootError};
 use crate::engine::fake::Script;
-use crate::engine::{Accelerator, BootPlan, EnginePlan};
+use crate::engine::{Accelerator, BootPlan, EnginePlan, Origin, Recording};
 use crate::record::{RecordError, SandboxDir, read_json, write_json};
+use crate::template::{self, TemplateError};
 use crate::{
     AtEnd, EngineChoice, ErrorKind, Installation, Lifetime, PortForwards, SandboxId, SandboxSpec,
-    secrets,
+    disk, secrets, text,
 };
 
 /// Version of the saved plan.
@@ -157,6 +158,7 @@ impl SupervisorPlan {
                 vcpus: spec.vcpus,
                 memory: spec.memory,
                 network: None,
+                origin: Origin::Kernel,
             },
         }
     }
@@ -203,19 +205,18 @@ pub(crate) async fn resolve(
     progress: Arc<dyn Progress>,
 ) -> Result<SupervisorPlan, PlanError> {
     let (engine, start_timeout_ms) = engine_plan(spec, installation).await?;
-    let files = match engine {
-        EnginePlan::Fake(_) => BootFiles::default(),
+    let boot = match engine {
+        EnginePlan::Fake(_) => boot_plan(spec, directory, engine, BootFiles::default()),
         EnginePlan::Kvm { .. } | EnginePlan::Qemu { .. } => {
             let (spec, installation) = (spec.clone(), installation.clone());
-            let joined = directory.initramfs();
+            let directory = directory.clone();
             tokio::task::spawn_blocking(move || {
-                prepare_files(&spec, &installation, &joined, &*progress)
+                prepare(&spec, &directory, engine, &installation, &*progress)
             })
             .await
-            .expect("prepare_files does not panic and is never cancelled")?
+            .expect("prepare does not panic and is never cancelled")?
         }
     };
-    let is_shared = spec.custom.as_ref().is_some_and(|custom| custom.is_shared);
     Ok(SupervisorPlan {
         version: VERSION,
         id: spec.id.clone(),
@@ -227,21 +228,73 @@ pub(crate) async fn resolve(
         port_forwards: spec.port_forwards.clone(),
         at_end: spec.at_end.clone(),
         variables: secrets::placeholders(spec),
-        boot: BootPlan {
-            engine,
-            kernel: files.kernel,
-            initramfs: files.initramfs,
-            root_image: files.root_image,
-            overlay: (!is_shared).then(|| directory.overlay()),
-            extra_drives: files.extra_drives,
-            boot_args: files.boot_args,
-            // A host name has no underscore (RFC 952, "Grammatical Host Table Specification").
-            hostname: spec.id.as_str().replace('_', "-"),
-            vcpus: spec.vcpus,
-            memory: spec.memory,
-            network: (spec.network.mode() != Mode::Off).then(crate::network::device),
-        },
+        boot,
     })
+}
+
+/// Returns the machine of `spec`, which boots from `files`.
+fn boot_plan(
+    spec: &SandboxSpec,
+    directory: &SandboxDir,
+    engine: EnginePlan,
+    files: BootFiles,
+) -> BootPlan {
+    let is_shared = spec.custom.as_ref().is_some_and(|custom| custom.is_shared);
+    BootPlan {
+        engine,
+        kernel: files.kernel,
+        initramfs: files.initramfs,
+        root_image: files.root_image,
+        overlay: (!is_shared).then(|| directory.overlay()),
+        extra_drives: files.extra_drives,
+        boot_args: files.boot_args,
+        // A host name has no underscore (RFC 952, "Grammatical Host Table Specification").
+        hostname: spec.id.as_str().replace('_', "-"),
+        vcpus: spec.vcpus,
+        memory: spec.memory,
+        network: (spec.network.mode() != Mode::Off).then(crate::network::device),
+        origin: Origin::Kernel,
+    }
+}
+
+/// Prepares what the machine of `spec` starts from: files, and a template where it can go on from one.
+fn prepare(
+    spec: &SandboxSpec,
+    directory: &SandboxDir,
+    engine: EnginePlan,
+    installation: &Installation,
+    progress: &dyn Progress,
+) -> Result<BootPlan, PlanError> {
+    let cache = smolvm_image::Cache::open(&installation.cache_dir)?;
+    let files = prepare_files(spec, installation, &cache, &directory.initramfs(), progress)?;
+    let mut plan = boot_plan(spec, directory, engine, files);
+    // From here on the disk is the guest's. One that has gone is missed by the machine's start.
+    let is_blank = disk::take_blank(directory) && directory.overlay().exists();
+    if is_blank && template::is_possible(&plan) && !spec.boots_cold && spec.custom.is_none() {
+        match template_of(&plan, spec, directory, &cache, installation, progress) {
+            Ok(recording) => plan.origin = Origin::Recording(recording),
+            // It would be faster, no more.
+            Err(error) => progress.warning(&format!(
+                "the machine boots, because there is no template to go on from: {}",
+                text::chain(&error)
+            )),
+        }
+    }
+    Ok(plan)
+}
+
+/// Returns what the machine of `plan` can go on from, and gives it the disk that belongs to that.
+fn template_of(
+    plan: &BootPlan,
+    spec: &SandboxSpec,
+    directory: &SandboxDir,
+    cache: &smolvm_image::Cache,
+    installation: &Installation,
+    progress: &dyn Progress,
+) -> Result<Recording, TemplateError> {
+    let template = template::obtain(cache, plan, spec, &installation.smolvm, progress)?;
+    disk::replace(directory, &template.disk)?;
+    Ok(template::recording(&template))
 }
 
 async fn engine_plan(
@@ -287,22 +340,22 @@ fn has_own_monitor(asked: EngineChoice, choice: &AcceleratorChoice) -> Result<bo
 fn prepare_files(
     spec: &SandboxSpec,
     installation: &Installation,
+    cache: &smolvm_image::Cache,
     joined: &Path,
     progress: &dyn Progress,
 ) -> Result<BootFiles, PlanError> {
     // Looked at again: since the sandbox was made, the files can have gone or changed.
     let custom = spec.custom.as_ref().map(custom::checked).transpose()?;
     let custom = custom.unwrap_or_default();
-    let cache = smolvm_image::Cache::open(&installation.cache_dir)?;
     let root_image = match custom.root_image {
         Some(root_image) => root_image,
-        None => image_file(&cache, &spec.image, progress)?,
+        None => image_file(cache, &spec.image, progress)?,
     };
     let kernel = match &custom.kernel {
-        Some(kernel) => smolvm_image::foreign_kernel(&cache, kernel, progress)?,
-        None => smolvm_image::kernel(&cache, progress)?,
+        Some(kernel) => smolvm_image::foreign_kernel(cache, kernel, progress)?,
+        None => smolvm_image::kernel(cache, progress)?,
     };
-    let initramfs = smolvm_image::initramfs(&cache, &kernel, &installation.agent, progress)?;
+    let initramfs = smolvm_image::initramfs(cache, &kernel, &installation.agent, progress)?;
     let initramfs = match &custom.initramfs {
         Some(first) => {
             smolvm_image::join_initramfs(first, &initramfs.path, joined)?;

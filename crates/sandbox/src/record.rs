@@ -203,6 +203,11 @@ impl SandboxDir {
         self.path.join("overlay.img")
     }
 
+    /// Is there as long as nothing has been written to the overlay.
+    pub(crate) fn blank_mark(&self) -> PathBuf {
+        self.path.join("overlay.blank")
+    }
+
     pub(crate) fn console_log(&self) -> PathBuf {
         self.path.join("console.log")
     }

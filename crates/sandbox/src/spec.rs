@@ -296,6 +296,9 @@ pub struct SandboxSpec {
     pub disk: DiskMib,
     /// How long it lives.
     pub lifetime: Lifetime,
+    /// Whether its first start boots its kernel too, instead of going on from a template.
+    #[serde(default)]
+    pub boots_cold: bool,
     /// What its owner has written on it: names and values, for people and programs.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
@@ -383,6 +386,7 @@ impl SandboxSpec {
             memory: DEFAULT_MEMORY,
             disk: DEFAULT_DISK,
             lifetime,
+            boots_cold: false,
             labels: BTreeMap::new(),
             idle_timeout_ms: None,
             max_lifetime_ms: None,

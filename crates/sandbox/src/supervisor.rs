@@ -39,7 +39,7 @@ use smolvm_protocol::control::{LeaseEvent, StartFailure, StartFailureKind};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::engine::{BootError, Machine, engine_of};
+use crate::engine::{BootError, BootPlan, Machine, Origin, engine_of};
 use crate::plan::SupervisorPlan;
 use crate::record::{RecordError, SandboxDir, StateFile};
 use crate::state::{SandboxState, Transition};
@@ -157,7 +157,7 @@ impl Inherited {
 }
 
 async fn start(directory: &SandboxDir) -> Result<Started, SuperviseError> {
-    let plan = SupervisorPlan::load(directory)?;
+    let mut plan = SupervisorPlan::load(directory)?;
     let mut state = directory.read_state()?.after(Transition::Start, None)?;
     state.engine = Some(plan.boot.engine.describe());
     directory.write_state(&state)?;
@@ -166,7 +166,7 @@ async fn start(directory: &SandboxDir) -> Result<Started, SuperviseError> {
         socket::listen(directory, &directory.socket()).map_err(SuperviseError::Listen)?;
     let mut forwards = Forwards::new(&plan.port_forwards);
     forwards.bind().await?;
-    let mut machine = engine_of(&plan.boot.engine).boot(&plan.boot).await?;
+    let mut machine = boot(&mut plan.boot).await?;
     let network = start_network(&plan, &mut *machine, directory)?;
     Ok(Started {
         plan,
@@ -177,6 +177,19 @@ async fn start(directory: &SandboxDir) -> Result<Started, SuperviseError> {
         network,
         machine,
     })
+}
+
+/// Starts the machine. One whose recording was removed since it was planned boots its kernel: its
+/// disk is as after a power cut.
+async fn boot(plan: &mut BootPlan) -> Result<Box<dyn Machine>, BootError> {
+    let engine = engine_of(&plan.engine);
+    match engine.boot(plan).await {
+        Err(BootError::Recording { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            plan.origin = Origin::Kernel;
+            engine.boot(plan).await
+        }
+        outcome => outcome,
+    }
 }
 
 /// Starts the gateway of a machine that has a network device.
@@ -212,7 +225,9 @@ fn mark_failed(directory: &SandboxDir, error: &SuperviseError) {
 fn failure_before_boot(error: &SuperviseError) -> StartFailure {
     let kind = match error {
         SuperviseError::Boot(BootError::Spawn { .. }) => StartFailureKind::VmmMissing,
-        SuperviseError::Record(_) | SuperviseError::Store(_) => StartFailureKind::Files,
+        SuperviseError::Record(_)
+        | SuperviseError::Store(_)
+        | SuperviseError::Boot(BootError::Recording { .. }) => StartFailureKind::Files,
         SuperviseError::Forwards(BindError::Taken { .. }) => StartFailureKind::PortTaken,
         SuperviseError::Forwards(BindError::Refused { .. })
         | SuperviseError::Boot(BootError::Socket(_) | BootError::Refused { .. })

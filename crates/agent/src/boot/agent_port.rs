@@ -1,6 +1,7 @@
 //! Finds and opens the virtio-console port to the host.
 
 use std::fs;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,18 +21,27 @@ const PORT_PATIENCE: Duration = Duration::from_secs(10);
 /// # Errors
 ///
 /// When it does not appear in time or cannot be opened.
-pub(crate) fn open(uevents: &Uevents) -> Result<OwnedFd, BootError> {
+pub(crate) fn open(uevents: &Uevents) -> Result<(OwnedFd, PathBuf), BootError> {
     let path = uevents
         .wait_until(PORT_PATIENCE, find)
         .ok_or(BootError::PortMissing {
             name: AGENT_PORT,
             waited_ms: PORT_PATIENCE.as_millis(),
         })?;
+    match open_node(&path) {
+        Ok(port) => Ok((port, path)),
+        Err(source) => Err(BootError::OpenPort { path, source }),
+    }
+}
+
+/// Opens the port of which `node` is the device. Only one can have it open at a time.
+///
+/// # Errors
+///
+/// When it cannot be opened.
+pub(crate) fn open_node(node: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
-    rustix::fs::open(&path, flags, Mode::empty()).map_err(|errno| BootError::OpenPort {
-        path,
-        source: errno.into(),
-    })
+    Ok(rustix::fs::open(node, flags, Mode::empty())?)
 }
 
 /// Returns the device node of the agent's port, made where devtmpfs has not.

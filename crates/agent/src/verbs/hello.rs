@@ -1,15 +1,17 @@
-//! Opens the session: generations are compared, the guest's clock is set, its commands are
-//! limited and get their variables, and its network is set up.
+//! Opens the session: generations are compared, the guest's clock is set, it becomes who it is to
+//! be, its commands are limited and get their variables, and its network is set up.
 
 use std::sync::Arc;
 
 use rustix::time::{ClockId, Timespec};
 use smolvm_protocol::message::{
-    AgentHello, Event, HostHello, NETWORK_CAPABILITY, Refusal, RefusalCode,
+    AgentHello, Event, HostHello, IDENTITY_CAPABILITY, Identity, NETWORK_CAPABILITY, Refusal,
+    RefusalCode,
 };
 use smolvm_protocol::{GENERATION, OLDEST_GENERATION};
 
 use crate::conversation::{Conversation, Failure};
+use crate::identity;
 use crate::network::{self, NetworkError, trust};
 use crate::refusal;
 use crate::session::Environment;
@@ -34,6 +36,9 @@ pub(super) async fn run(
     }
     if environment.is_init {
         set_clock(hello.unix_time_ns);
+        if let Some(identity) = hello.identity.clone() {
+            become_somebody(identity).await?;
+        }
     }
     if let Some(count) = hello.max_processes {
         limit_processes(count, environment)?;
@@ -48,7 +53,9 @@ pub(super) async fn run(
         generation: GENERATION,
         oldest_generation: OLDEST_GENERATION,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        capabilities: vec![NETWORK_CAPABILITY.to_owned()],
+        capabilities: [NETWORK_CAPABILITY, IDENTITY_CAPABILITY]
+            .map(str::to_owned)
+            .into(),
         kernel_release: rustix::system::uname()
             .release()
             .to_string_lossy()
@@ -58,6 +65,15 @@ pub(super) async fn run(
     host.outgoing.send_event(&Event::Hello(answer)).await?;
     environment.note_hello();
     Ok(())
+}
+
+/// Gives the guest its identity. A host must not be left to believe that it differs from others of
+/// the same recording when it does not.
+async fn become_somebody(identity: Identity) -> Result<(), Failure> {
+    let work = tokio::task::spawn_blocking(move || identity::assume(&identity));
+    // The panic hook has reported a panic.
+    let done = work.await.map_err(|_| Failure::HostGone)?;
+    done.map_err(|error| refusal::refused(RefusalCode::Io, &error.to_string()).into())
 }
 
 /// Limits the processes of all commands together. A host that asks for it must not be left to

@@ -18,6 +18,7 @@ mod read_file;
 mod read_tree;
 mod remove;
 mod remove_job;
+mod settle;
 mod shutdown;
 mod start_job;
 mod stat;
@@ -34,7 +35,7 @@ use crate::refusal;
 use crate::session::Environment;
 
 /// Names of the operations as they are on the wire.
-const REQUEST_NAMES: [&str; 18] = [
+const REQUEST_NAMES: [&str; 19] = [
     "hello",
     "exec",
     "read_file",
@@ -52,6 +53,7 @@ const REQUEST_NAMES: [&str; 18] = [
     "remove_job",
     "connect",
     "find_owners",
+    "settle",
     "shutdown",
 ];
 
@@ -111,6 +113,7 @@ async fn run(
         Request::RemoveJob { id } => remove_job::run(host, &id, environment).await,
         Request::Connect(target) => return connect::run(conversation, &target).await,
         Request::FindOwners => find_owners::run(host, environment).await,
+        Request::Settle => settle::run(host, environment).await,
         Request::Shutdown => shutdown::run(host, environment).await,
     };
     match result {

@@ -23,6 +23,7 @@ pub(crate) mod network_args;
 pub(crate) mod pause;
 pub(crate) mod port;
 pub(crate) mod program_args;
+pub(crate) mod record;
 pub(crate) mod resume;
 pub(crate) mod run;
 pub(crate) mod sandbox_args;
@@ -32,6 +33,7 @@ pub(crate) mod ssh;
 pub(crate) mod start;
 pub(crate) mod stop;
 pub(crate) mod supervise;
+pub(crate) mod template;
 
 use std::process::ExitCode;
 
@@ -85,6 +87,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<Report, Failure
             browser::run(command, context).await
         }
         Command::Kernel(command) => kernel::run(command, context).await,
+        Command::Template(command) => template::run(command, context),
         Command::Setup(args) => setup::run(args, context).await,
         Command::Doctor(args) => doctor::run(args, context).await,
         Command::Completion(args) => Ok(completion::run(args)),

@@ -85,6 +85,10 @@ pub(crate) struct SandboxArgs {
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
 
+    /// Boot the kernel, instead of going on from a machine that has booted before.
+    #[arg(long)]
+    cold: bool,
+
     // Last, as its heading holds for what follows.
     #[command(flatten)]
     network: NetworkArgs,
@@ -112,6 +116,7 @@ impl SandboxArgs {
             idle_timeout_ms: self.idle_timeout.map(milliseconds),
             max_lifetime_ms: self.max_lifetime.map(milliseconds),
             max_processes: self.max_processes,
+            boots_cold: self.cold,
             custom: custom_boot(self.kernel, self.rootfs),
             port_forwards: PortForwards::try_from(self.ports)?,
             network: self.network.policy()?,

@@ -58,6 +58,7 @@ impl Engine for Fake {
         Capabilities {
             has_process: false,
             has_console: true,
+            can_record: false,
         }
     }
 

@@ -45,6 +45,7 @@ impl Engine for Kvm {
         Capabilities {
             has_process: true,
             has_console: true,
+            can_record: false,
         }
     }
 

@@ -15,7 +15,9 @@
 pub mod arguments;
 mod facts;
 mod qmp;
+mod recording;
 
+use std::fs::File;
 use std::io;
 use std::process::ExitStatus;
 
@@ -27,7 +29,10 @@ use tokio::process::Child;
 use tokio::task::JoinHandle;
 
 use super::connection::{self, Streams};
-use super::{BootError, BootPlan, Capabilities, Engine, EnginePlan, Machine, MachineExit, Stream};
+use super::{
+    BootError, BootPlan, Capabilities, Engine, EnginePlan, Machine, MachineExit, Origin, Recording,
+    Stream,
+};
 use crate::jail;
 pub use facts::{MIN_VERSION, QemuFacts, inspect};
 use qmp::{Qmp, ShutdownReason};
@@ -41,6 +46,7 @@ impl Engine for Qemu {
         Capabilities {
             has_process: true,
             has_console: true,
+            can_record: true,
         }
     }
 
@@ -48,7 +54,14 @@ impl Engine for Qemu {
         &'a self,
         plan: &'a BootPlan,
     ) -> BoxFuture<'a, Result<Box<dyn Machine>, BootError>> {
-        async move { Ok(Box::new(start(plan)?) as Box<dyn Machine>) }.boxed()
+        async move {
+            let mut machine = start(plan)?;
+            if let Origin::Recording(recording) = &plan.origin {
+                machine.go_on(recording).await?;
+            }
+            Ok(Box::new(machine) as Box<dyn Machine>)
+        }
+        .boxed()
     }
 }
 
@@ -65,11 +78,13 @@ fn start(plan: &BootPlan) -> Result<QemuMachine, BootError> {
     let arguments = arguments::of(plan, *accelerator, *tsc_khz);
     let jail = jail::of_qemu(program, arguments, plan, *accelerator);
     let has_network = plan.network.is_some();
+    let state = recording::open_state(plan)?;
     let spawned = connection::spawn(launcher, &["jail".into()], &jail, has_network)?;
     Ok(QemuMachine {
         streams: spawned.streams,
         qmp: Qmp::start(spawned.control).map_err(BootError::Socket)?,
         messages: spawned.messages,
+        state,
         exit: None,
         child: spawned.child,
     })
@@ -80,11 +95,28 @@ struct QemuMachine {
     streams: Streams,
     qmp: Qmp,
     messages: JoinHandle<Vec<String>>,
+    /// The file of the state, until it is written or read.
+    state: Option<File>,
     exit: Option<MachineExit>,
     child: Child,
 }
 
 impl QemuMachine {
+    /// Has the machine be the recorded one. A QEMU that does not is ended.
+    async fn go_on(&mut self, recording: &Recording) -> Result<(), BootError> {
+        let state = self.state.take().expect("it was opened for that");
+        let Err(error) = self.qmp.load_state(&state).await else {
+            return Ok(());
+        };
+        let mut message = format!("go on from {}: {error}", recording.state.display());
+        let _ended_already = self.child.start_kill();
+        for line in (&mut self.messages).await.unwrap_or_default() {
+            message.push_str("; ");
+            message.push_str(&line);
+        }
+        Err(BootError::Refused { message })
+    }
+
     async fn wait_for_end(&mut self) -> MachineExit {
         if let Some(exit) = &self.exit {
             return exit.clone();
@@ -152,6 +184,18 @@ impl Machine for QemuMachine {
 
     fn resume_soon(&mut self) {
         self.qmp.resume_soon();
+    }
+
+    fn agent_port_closed(&mut self) -> BoxFuture<'_, io::Result<()>> {
+        self.qmp.agent_port_closed().boxed()
+    }
+
+    fn record(&mut self) -> BoxFuture<'_, io::Result<()>> {
+        async {
+            let state = self.state.take().ok_or(io::ErrorKind::Unsupported)?;
+            self.qmp.save_state(&state).await
+        }
+        .boxed()
     }
 
     fn wait(&mut self) -> BoxFuture<'_, MachineExit> {

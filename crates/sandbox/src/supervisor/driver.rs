@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use serde_bytes::ByteBuf;
 use smolvm_protocol::control::{
     LeaseEvent, MachineEnd, MachineEndKind, MachineStatus, NetworkChange, Ready, StartFailure,
     StartFailureKind, SupervisorReply, SupervisorRequest,
 };
-use smolvm_protocol::message::{AgentHello, Refusal, RefusalCode};
+use smolvm_protocol::message::{AgentHello, Identity, Refusal, RefusalCode, SEED_BYTES};
 use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -20,7 +21,7 @@ use super::forwards::{BindError, Forwards, Target};
 use super::lease::{Lease, LeaseNotice};
 use super::network::Network;
 use super::{Started, at_end};
-use crate::engine::{Machine, MachineExit};
+use crate::engine::{BootPlan, Machine, MachineExit, Origin};
 use crate::multiplexer::{AgentSession, GuestSettings, SessionError};
 use crate::network::NetworkError;
 use crate::plan::SupervisorPlan;
@@ -108,6 +109,20 @@ pub(super) struct Driver {
     failure: Option<StartFailure>,
 }
 
+/// Returns who the guest is to be, where it goes on from a recording of another.
+fn identity_of(plan: &BootPlan) -> Option<Identity> {
+    if !matches!(plan.origin, Origin::Recording(_)) {
+        return None;
+    }
+    let mut seed = [0; SEED_BYTES];
+    rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
+        .expect("getrandom of 32 bytes neither blocks after boot nor fails (getrandom(2))");
+    Some(Identity {
+        hostname: plan.hostname.clone(),
+        seed: ByteBuf::from(seed),
+    })
+}
+
 impl Driver {
     pub(super) fn new(directory: SandboxDir, started: Started, lease: Lease) -> Self {
         let Started {
@@ -130,6 +145,7 @@ impl Driver {
             network: plan.boot.network.map(crate::network::guest_side),
             ca_certificate: network.as_ref().and_then(Network::ca_certificate),
             variables: Some(plan.variables.clone().into_iter().collect()),
+            identity: identity_of(&plan.boot),
         };
         let (clients, commands) = Clients::start(listener);
         Self {
@@ -266,9 +282,9 @@ impl Driver {
             Err(SessionError::Closed | SessionError::Multiplexer(_)) => {}
             Err(error) => {
                 let kind = match error {
-                    SessionError::Incompatible { .. } | SessionError::NoNetwork => {
-                        StartFailureKind::Incompatible
-                    }
+                    SessionError::Incompatible { .. }
+                    | SessionError::NoNetwork
+                    | SessionError::NoIdentity => StartFailureKind::Incompatible,
                     _ => StartFailureKind::AgentSilent,
                 };
                 self.fail(kind, text::chain(&error));

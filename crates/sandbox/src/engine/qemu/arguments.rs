@@ -9,7 +9,8 @@ use smolvm_protocol::{
     ROOT_SHARED,
 };
 
-use crate::engine::{Accelerator, BootPlan, NetworkDevice};
+use super::qmp::AGENT_DEVICE;
+use crate::engine::{Accelerator, BootPlan, NetworkDevice, Origin};
 
 /// Returns the arguments after the program's name.
 pub(super) fn of(plan: &BootPlan, accelerator: Accelerator, tsc_khz: u64) -> Vec<OsString> {
@@ -40,7 +41,23 @@ fn machine(line: &mut CommandLine, plan: &BootPlan, accelerator: Accelerator) {
         // `max` has what programs of today expect of a processor, such as SSE4 and AVX2.
         Accelerator::SoftwareEmulation => ("microvm,acpi=on,rtc=on", "tcg", "max"),
     };
-    line.option("-machine", machine);
+    match memory_file(plan) {
+        None => line.option("-machine", machine),
+        Some((file, is_shared)) => {
+            line.option("-machine", &format!("{machine},memory-backend=memory"));
+            let mut backend = OsString::from(format!(
+                "memory-backend-file,id=memory,size={}M,share={},mem-path=",
+                plan.memory.get(),
+                if is_shared { "on" } else { "off" },
+            ));
+            backend.push(doubled_commas(file));
+            line.0.extend(["-object".into(), backend]);
+        }
+    }
+    if matches!(plan.origin, Origin::Recording(_)) {
+        // What it goes on from, QMP says.
+        line.option("-incoming", "defer");
+    }
     line.option("-accel", accel);
     line.option("-cpu", cpu);
     line.option("-smp", &plan.vcpus.get().to_string());
@@ -55,6 +72,16 @@ fn machine(line: &mut CommandLine, plan: &BootPlan, accelerator: Accelerator) {
         "-sandbox",
         "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
     );
+}
+
+/// Returns the file with the guest's memory, if it is in one, and whether what the guest writes goes
+/// there.
+fn memory_file(plan: &BootPlan) -> Option<(&Path, bool)> {
+    match &plan.origin {
+        Origin::Kernel => None,
+        Origin::ToBeRecorded(recording) => Some((&recording.memory, true)),
+        Origin::Recording(recording) => Some((&recording.memory, false)),
+    }
 }
 
 fn kernel(line: &mut CommandLine, plan: &BootPlan, accelerator: Accelerator, tsc_khz: u64) {
@@ -107,7 +134,7 @@ fn connections(line: &mut CommandLine) {
     line.option("-chardev", &format!("socket,id=agent,fd={AGENT_FD}"));
     line.option(
         "-device",
-        &format!("virtserialport,chardev=agent,name={AGENT_PORT}"),
+        &format!("virtserialport,id={AGENT_DEVICE},chardev=agent,name={AGENT_PORT}"),
     );
 }
 
@@ -209,6 +236,7 @@ mod tests {
             vcpus: crate::DEFAULT_VCPUS,
             memory: crate::DEFAULT_MEMORY,
             network: None,
+            origin: Origin::Kernel,
         }
     }
 

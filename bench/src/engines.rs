@@ -66,7 +66,7 @@ fn measure_boots(subject: &Subject, report: &mut Report) -> Result<(), Box<dyn E
         report::progress(&format!("boots: round {round} of {BOOTS}"));
         for (engine, samples) in ENGINES.into_iter().zip(&mut boots) {
             overwrite_free_memory();
-            samples.push(subject.cold_run_on(engine)?);
+            samples.push(subject.cold_run(engine)?);
         }
     }
     for (engine, samples) in ENGINES.into_iter().zip(&boots) {

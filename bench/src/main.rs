@@ -23,6 +23,7 @@ use std::process::ExitCode;
 use baseline::Baseline;
 use calls::Calls;
 use report::Report;
+use smolvm_sandbox::EngineChoice;
 use statistics::Samples;
 use subject::Subject;
 use tokio::runtime::Runtime;
@@ -62,6 +63,12 @@ fn run() -> Result<ExitCode, Box<dyn Error>> {
             report::print_microseconds(&durations);
             Ok(ExitCode::SUCCESS)
         }
+        Some((verb, [])) if verb == "boots" => {
+            let (subject, baseline, mut report) = prepare(&runtime)?;
+            measure_boots(&subject, &baseline, &mut report)?;
+            report.print();
+            Ok(report.exit_code())
+        }
         Some((verb, [])) if verb == "network" => {
             let (subject, baseline, mut report) = prepare(&runtime)?;
             network::measure(&subject, &baseline, &mut report)?;
@@ -80,7 +87,8 @@ fn run() -> Result<ExitCode, Box<dyn Error>> {
             Ok(ExitCode::SUCCESS)
         }
         Some((verb, _)) => {
-            Err(format!("there is no '{verb}'; there are 'calls', 'engines' and 'network'").into())
+            let known = "there are 'boots', 'calls', 'engines' and 'network'";
+            Err(format!("there is no '{verb}'; {known}").into())
         }
     }
 }
@@ -105,12 +113,15 @@ fn measure_boots(
     baseline: &Baseline,
     report: &mut Report,
 ) -> Result<(), Box<dyn Error>> {
-    let (mut packaged, mut tuned, mut cold) =
-        (Samples::default(), Samples::default(), Samples::default());
+    let (mut packaged, mut tuned) = (Samples::default(), Samples::default());
+    let (mut cold, mut warm) = (Samples::default(), Samples::default());
+    report::progress("a template");
+    let first = subject.warm_run(EngineChoice::Qemu)?;
     for round in 1..=BOOTS {
         report::progress(&format!("boots: round {round} of {BOOTS}"));
         packaged.push(baseline.boot(baseline::Kernel::AsPackaged)?);
-        cold.push(subject.cold_run()?);
+        cold.push(subject.cold_run(EngineChoice::Qemu)?);
+        warm.push(subject.warm_run(EngineChoice::Qemu)?);
         tuned.push(baseline.boot(baseline::Kernel::AsSmolvmBootsIt)?);
     }
     report.row("plain QEMU, packaged kernel -> first line", &packaged);
@@ -118,7 +129,13 @@ fn measure_boots(
         "plain QEMU, SmolVM's kernel file and command line -> first line",
         &tuned,
     );
-    report.row("smolvm run: create -> first command's result", &cold);
+    report.row("smolvm run --cold: create -> first command's result", &cold);
+    report.row("smolvm run: create -> first command's result", &warm);
+    report.value(
+        "the same where a template has to be made first",
+        first.as_secs_f64(),
+        "s",
+    );
     report.promise(
         "cold boot / plain QEMU",
         cold.median() / packaged.median(),
@@ -128,6 +145,7 @@ fn measure_boots(
         "cold boot / QEMU with SmolVM's kernel",
         cold.median() / tuned.median(),
     );
+    report.promise("warm start / cold boot", warm.median() / cold.median(), 0.2);
     Ok(())
 }
 

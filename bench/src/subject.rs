@@ -120,19 +120,28 @@ impl Subject {
         command
     }
 
-    /// Creates a sandbox, runs a command in it, and returns the time until its line was here.
-    pub(crate) fn cold_run(&self) -> Result<Duration, Box<dyn Error>> {
-        self.cold_run_on(EngineChoice::Qemu)
+    /// Creates a sandbox that boots, runs a command in it, and returns the time until its line was
+    /// here.
+    pub(crate) fn cold_run(&self, engine: EngineChoice) -> Result<Duration, Box<dyn Error>> {
+        self.run_until_line(engine, &["--cold"])
     }
 
-    /// Does the same on an engine.
-    pub(crate) fn cold_run_on(&self, engine: EngineChoice) -> Result<Duration, Box<dyn Error>> {
+    /// Does the same with one that goes on from a template, if there is one.
+    pub(crate) fn warm_run(&self, engine: EngineChoice) -> Result<Duration, Box<dyn Error>> {
+        self.run_until_line(engine, &[])
+    }
+
+    fn run_until_line(
+        &self,
+        engine: EngineChoice,
+        options: &[&str],
+    ) -> Result<Duration, Box<dyn Error>> {
         use std::io::BufRead as _;
 
+        let engine = ["run", "--engine", engine.as_str()];
+        let words = [&engine, options, &["--", "echo", "ready"]].concat();
         let begun = Instant::now();
-        let mut child = self
-            .command(&["run", "--engine", engine.as_str(), "--", "echo", "ready"])
-            .spawn()?;
+        let mut child = self.command(&words).spawn()?;
         let output = child.stdout.take().ok_or("no output")?;
         let mut line = String::new();
         std::io::BufReader::new(output).read_line(&mut line)?;
@@ -173,6 +182,8 @@ impl Subject {
     ) -> Result<Sandbox, Box<dyn Error>> {
         let mut spec = SandboxSpec::new(SandboxId::random(), Lifetime::Leased);
         spec.engine = engine;
+        // What is counted until its first command's result is that of a boot.
+        spec.boots_cold = true;
         let rule = format!("allow {HOST_NAME}:{port}").parse()?;
         spec.network = NetworkPolicy::new(Mode::Restricted, vec![rule])?;
         self.start_as(spec).await

@@ -155,25 +155,41 @@ impl JailPlan {
         // restrict_self of Landlock sets no_new_privs, but only where the kernel has Landlock.
         rustix::thread::set_no_new_privs(true)
             .map_err(|error| process_error("no_new_privs", error))?;
-        self.restrict_access()?;
+        restrict_access(&self.readable, &self.writable)?;
         Ok(())
     }
+}
 
-    fn restrict_access(&self) -> Result<RulesetStatus, JailError> {
-        let ruleset = Ruleset::default()
-            .set_compatibility(CompatLevel::BestEffort)
-            .handle_access(AccessFs::from_all(LANDLOCK_ABI))?
-            .handle_access(AccessNet::from_all(LANDLOCK_ABI))?
-            .scope(Scope::from_all(LANDLOCK_ABI))?
-            .create()?;
-        let ruleset = allow(ruleset, &self.readable, AccessFs::from_read(LANDLOCK_ABI))?;
-        let ruleset = allow(
-            ruleset,
-            &self.writable,
-            AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate | AccessFs::IoctlDev,
-        )?;
-        Ok(ruleset.restrict_self()?.ruleset)
-    }
+/// Has the calling thread, and those that it starts from now on, read and execute nothing but
+/// `readable`, write nothing but `writable`, and reach nobody outside. Paths that do not exist are
+/// skipped.
+///
+/// Returns how far the kernel can do so.
+///
+/// # Errors
+///
+/// When the kernel refuses, or a path that exists cannot be opened.
+pub fn restrict_access(
+    readable: &[PathBuf],
+    writable: &[PathBuf],
+) -> Result<FileRestriction, JailError> {
+    let ruleset = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(LANDLOCK_ABI))?
+        .handle_access(AccessNet::from_all(LANDLOCK_ABI))?
+        .scope(Scope::from_all(LANDLOCK_ABI))?
+        .create()?;
+    let ruleset = allow(ruleset, readable, AccessFs::from_read(LANDLOCK_ABI))?;
+    let ruleset = allow(
+        ruleset,
+        writable,
+        AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate | AccessFs::IoctlDev,
+    )?;
+    Ok(match ruleset.restrict_self()?.ruleset {
+        RulesetStatus::FullyEnforced => FileRestriction::Full,
+        RulesetStatus::PartiallyEnforced => FileRestriction::Partial,
+        RulesetStatus::NotEnforced => FileRestriction::None,
+    })
 }
 
 fn allow(
@@ -250,19 +266,8 @@ pub enum FileRestriction {
 /// thread; this function starts one itself.
 #[must_use]
 pub fn file_restriction() -> FileRestriction {
-    let probe = || -> Result<RulesetStatus, RulesetError> {
-        let status = Ruleset::default()
-            .set_compatibility(CompatLevel::BestEffort)
-            .handle_access(AccessFs::from_all(LANDLOCK_ABI))?
-            .handle_access(AccessNet::from_all(LANDLOCK_ABI))?
-            .scope(Scope::from_all(LANDLOCK_ABI))?
-            .create()?
-            .restrict_self()?;
-        Ok(status.ruleset)
-    };
-    match std::thread::spawn(probe).join() {
-        Ok(Ok(RulesetStatus::FullyEnforced)) => FileRestriction::Full,
-        Ok(Ok(RulesetStatus::PartiallyEnforced)) => FileRestriction::Partial,
+    match std::thread::spawn(|| restrict_access(&[], &[])).join() {
+        Ok(Ok(restriction)) => restriction,
         _ => FileRestriction::None,
     }
 }

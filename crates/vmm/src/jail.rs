@@ -18,18 +18,10 @@ pub(crate) mod filters;
 use std::error::Error as _;
 use std::io;
 
-use landlock::{
-    ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, Ruleset, RulesetAttr as _,
-    RulesetError, Scope,
-};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use seccompiler::BpfProgram;
 
 use filters::ThreadKind;
-
-/// Newest Landlock version whose restrictions are asked for; see `LANDLOCK_ABI` of
-/// `smolvm-jail`.
-const LANDLOCK_ABI: ABI = ABI::V6;
 
 /// Why a thread could not be confined.
 #[derive(Debug, thiserror::Error)]
@@ -38,8 +30,8 @@ pub(crate) enum JailError {
     #[error("give up capabilities")]
     Capabilities(#[source] io::Error),
     /// Landlock refused.
-    #[error("restrict file access")]
-    Files(#[from] RulesetError),
+    #[error(transparent)]
+    Files(#[from] smolvm_jail::JailError),
     /// The list of system calls could not be put in force.
     #[error("restrict system calls")]
     Calls(#[from] seccompiler::Error),
@@ -59,13 +51,7 @@ pub(crate) fn give_up() -> Result<(), JailError> {
     };
     rustix::thread::set_capabilities(None, none)
         .map_err(|error| JailError::Capabilities(error.into()))?;
-    let _as_far_as_the_kernel_can = Ruleset::default()
-        .set_compatibility(CompatLevel::BestEffort)
-        .handle_access(AccessFs::from_all(LANDLOCK_ABI))?
-        .handle_access(AccessNet::from_all(LANDLOCK_ABI))?
-        .scope(Scope::from_all(LANDLOCK_ABI))?
-        .create()?
-        .restrict_self()?;
+    let _as_far_as_the_kernel_can = smolvm_jail::restrict_access(&[], &[])?;
     Ok(())
 }
 

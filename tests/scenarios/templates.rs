@@ -166,6 +166,18 @@ fn templates_are_listed_and_removed_while_sandboxes_go_on() {
 }
 
 #[test]
+fn setup_makes_the_template_that_the_first_run_uses() {
+    let (cache, host) = host_without_templates();
+    let _prepared = host.smolvm(&["setup"]).ok();
+    let made = templates(cache.path());
+    assert_eq!(made.len(), 1);
+    let line = ["run", "--", "cat", "/proc/cmdline"];
+    let cmdline = host.smolvm(&line).ok().text();
+    assert!(cmdline.contains("smolvm.hostname=template"), "{cmdline}");
+    assert_eq!(templates(cache.path()), made);
+}
+
+#[test]
 fn machine_boots_where_no_template_can_be_made() {
     let (cache, host) = host_without_templates();
     // All else is there.

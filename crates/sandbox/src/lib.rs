@@ -71,7 +71,7 @@ pub use kind::ErrorKind;
 pub use log_files::{LogError, LogFiles};
 pub use network::NetworkError;
 pub use network_log::NetworkLog;
-pub use plan::{PlanError, SupervisorPlan};
+pub use plan::{PlanError, PrepareTemplateError, SupervisorPlan, prepare_template};
 pub use port_forwards::{AskedForward, PortForwardError, PortForwards};
 pub use private_networks::{NetworkMembers, NetworkName, Networks, NetworksError};
 pub use process::{LOCK_FD, SUPERVISE_COMMAND, try_namespaces};

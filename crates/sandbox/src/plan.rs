@@ -110,6 +110,17 @@ pub enum PlanError {
     Record(#[from] RecordError),
 }
 
+/// Why a template could not be prepared.
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareTemplateError {
+    /// This host cannot run such a sandbox.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The template could not be made.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+}
+
 impl PlanError {
     /// Returns the kind of this error.
     #[must_use]
@@ -206,7 +217,7 @@ pub(crate) async fn resolve(
 ) -> Result<SupervisorPlan, PlanError> {
     let (engine, start_timeout_ms) = engine_plan(spec, installation).await?;
     let boot = match engine {
-        EnginePlan::Fake(_) => boot_plan(spec, directory, engine, BootFiles::default()),
+        EnginePlan::Fake(_) => boot_plan(spec, engine, BootFiles::default(), directory.overlay()),
         EnginePlan::Kvm { .. } | EnginePlan::Qemu { .. } => {
             let (spec, installation) = (spec.clone(), installation.clone());
             let directory = directory.clone();
@@ -232,12 +243,39 @@ pub(crate) async fn resolve(
     })
 }
 
-/// Returns the machine of `spec`, which boots from `files`.
+/// Has a template made for sandboxes like that of `spec`, where they can have one and there is none.
+///
+/// # Errors
+///
+/// When this host cannot run such a sandbox, or its template cannot be made.
+pub async fn prepare_template(
+    spec: SandboxSpec,
+    installation: Installation,
+    progress: Arc<dyn Progress>,
+) -> Result<(), PrepareTemplateError> {
+    let (engine, _) = engine_plan(&spec, &installation).await?;
+    let prepare = move || {
+        let cache = smolvm_image::Cache::open(&installation.cache_dir).map_err(PlanError::Cache)?;
+        // Nothing of a sandbox's own is made.
+        let nowhere = PathBuf::new();
+        let files = prepare_files(&spec, &installation, &cache, &nowhere, &*progress)?;
+        let plan = boot_plan(&spec, engine, files, nowhere);
+        if template::is_possible(&plan) {
+            template::obtain(&cache, &plan, &spec, &installation.smolvm, &*progress)?;
+        }
+        Ok(())
+    };
+    tokio::task::spawn_blocking(prepare)
+        .await
+        .expect("preparing does not panic and is never cancelled")
+}
+
+/// Returns the machine of `spec`, which boots from `files` and may have the disk `overlay`.
 fn boot_plan(
     spec: &SandboxSpec,
-    directory: &SandboxDir,
     engine: EnginePlan,
     files: BootFiles,
+    overlay: PathBuf,
 ) -> BootPlan {
     let is_shared = spec.custom.as_ref().is_some_and(|custom| custom.is_shared);
     BootPlan {
@@ -245,7 +283,7 @@ fn boot_plan(
         kernel: files.kernel,
         initramfs: files.initramfs,
         root_image: files.root_image,
-        overlay: (!is_shared).then(|| directory.overlay()),
+        overlay: (!is_shared).then_some(overlay),
         extra_drives: files.extra_drives,
         boot_args: files.boot_args,
         // A host name has no underscore (RFC 952, "Grammatical Host Table Specification").
@@ -267,7 +305,7 @@ fn prepare(
 ) -> Result<BootPlan, PlanError> {
     let cache = smolvm_image::Cache::open(&installation.cache_dir)?;
     let files = prepare_files(spec, installation, &cache, &directory.initramfs(), progress)?;
-    let mut plan = boot_plan(spec, directory, engine, files);
+    let mut plan = boot_plan(spec, engine, files, directory.overlay());
     // From here on the disk is the guest's. One that has gone is missed by the machine's start.
     let is_blank = disk::take_blank(directory) && directory.overlay().exists();
     if is_blank && template::is_possible(&plan) && !spec.boots_cold && spec.custom.is_none() {

@@ -1,11 +1,15 @@
 //! `setup`: prepares what guests boot from, so that the first run need not.
 
+use std::sync::Arc;
+
 use serde_json::json;
 use smolvm_image::{
     Cache, ImageName, NoProgress, Progress, initramfs, kernel, overlay_template, prepared_kernel,
     prepared_root_image, root_image,
 };
-use smolvm_sandbox::{DEFAULT_DISK, ErrorKind, Installation};
+use smolvm_sandbox::{
+    DEFAULT_DISK, ErrorKind, Installation, Lifetime, SandboxId, SandboxSpec, prepare_template,
+};
 
 use crate::context::Context;
 use crate::failure::Failure;
@@ -51,17 +55,32 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<Report, Failure
     let activity = context.activity("preparing");
     let progress = activity.progress();
     let is_check = args.check;
+    let preparing = Arc::clone(&progress);
     let prepared = tokio::task::spawn_blocking(move || {
         if is_check {
             look(&installation, images)
         } else {
-            prepare(&installation, images, &*progress)
+            prepare(&installation, images, &*preparing)
         }
     })
     .await
     .expect("preparing does not panic and is never cancelled")?;
+    if !args.check {
+        prepare_template_of(args.image, context, progress).await;
+    }
     drop(activity);
     Ok(report(&prepared))
+}
+
+/// Makes the template of sandboxes for which nothing but an image is asked. Without one they boot, so
+/// nothing is lost but time.
+async fn prepare_template_of(image: String, context: &Context, progress: Arc<dyn Progress>) {
+    let mut spec = SandboxSpec::new(SandboxId::random(), Lifetime::Leased);
+    spec.image = image;
+    let installation = (*context.installation).clone();
+    if let Err(error) = prepare_template(spec, installation, Arc::clone(&progress)).await {
+        progress.warning(&format!("there is no template: {}", text::chain(&error)));
+    }
 }
 
 fn look(installation: &Installation, images: Vec<ImageName>) -> Result<Prepared, Failure> {

@@ -145,7 +145,11 @@ fn measure_boots(
         "cold boot / QEMU with SmolVM's kernel",
         cold.median() / tuned.median(),
     );
-    report.promise("warm start / cold boot", warm.median() / cold.median(), 0.25);
+    report.promise(
+        "warm start / cold boot",
+        warm.median() / cold.median(),
+        0.25,
+    );
     Ok(())
 }
 

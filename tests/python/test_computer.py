@@ -392,8 +392,14 @@ def test_dialog_that_opened_before_anybody_looked(
     session: BrowserSession, computer: Computer, client: Any
 ) -> None:
     with client.context.expect_event("dialog"):
-        client.evaluate("() => { window.open('/greeting') }")
+        client.evaluate("setTimeout(() => alert('hi'), 0)")
     late = BrowserSession.from_id(session.session_id).computer
+    assert late.dialog() == PageDialog("alert", "hi")
+    late.answer_dialog(True)
+    assert late.dialog() is None
+
+    with client.context.expect_event("dialog"):
+        client.evaluate("() => { window.open('/greeting') }")
     assert late.dialog() == PageDialog("alert", "hello")
     with pytest.raises(SmolVMError, match='shows a dialog .*"hello"'):
         late.click(*NOTHING)

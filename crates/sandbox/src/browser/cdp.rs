@@ -159,8 +159,8 @@ impl Page {
         })
     }
 
-    /// Has dialogs come to this connection and nowhere else from now on. Not waited for: a page
-    /// that shows one already does not answer.
+    /// Has dialogs come to this connection from now on. Not waited for: a page that shows one already
+    /// does not answer.
     pub(super) async fn watch_dialogs(&mut self) -> Result<(), PageError> {
         self.send("Page.enable", json!({})).await?;
         Ok(())

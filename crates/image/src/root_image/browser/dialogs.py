@@ -29,13 +29,13 @@ class Dialogs:
 
     def __init__(self, chromium):
         self.chromium = chromium
-        # The CDP sessions with the pages, by target, and the dialogs that are open, by session.
-        self.sessions = {}
+        # By CDP session, of which a page may have several: its page, and the dialog that it shows.
+        self.targets = {}
         self.open = {}
 
     async def attached(self, session, target):
         """Has a page tell its dialogs."""
-        self.sessions[target] = session
+        self.targets[session] = target
         # Not waited for: a page that shows a dialog already does not answer.
         self.chromium.begin(self.chromium.call("Page.enable", session))
 
@@ -43,19 +43,21 @@ class Dialogs:
         """Deals with an event of a page."""
         if event["method"] == "Page.javascriptDialogOpening":
             self.open[session] = excerpt(event["params"])
-        elif event["method"] in ("Page.javascriptDialogClosed", "Target.detachedFromTarget"):
+        elif event["method"] == "Page.javascriptDialogClosed":
             self.open.pop(session, None)
-        if event["method"] == "Target.detachedFromTarget":
-            self.sessions = {t: s for t, s in self.sessions.items() if s != session}
+        elif event["method"] == "Target.detachedFromTarget":
+            self.open.pop(session, None)
+            self.targets.pop(session, None)
 
     async def answer(self, question):
         """Returns the answer to a question."""
         # What Chromium has told before this is heard before its answer.
         await self.chromium.call("Browser.getVersion")
-        session = self.sessions.get(question["target"])
+        shown = (known for known in self.open if self.targets.get(known) == question["target"])
+        session = next(shown, None)
         if "accept" not in question:
             return {"dialog": self.open.get(session)}
-        if session not in self.open:
+        if session is None:
             return {"error": "No dialog is showing"}
         answer = {"accept": question["accept"]}
         if question.get("text") is not None:

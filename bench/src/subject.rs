@@ -11,7 +11,7 @@ use smolvm_image::NoProgress;
 use smolvm_network::HOST_NAME;
 use smolvm_sandbox::accelerator::{self, AcceleratorChoice};
 use smolvm_sandbox::engine::Accelerator;
-use smolvm_sandbox::message::{Command as GuestCommand, Exec, Limits};
+use smolvm_sandbox::message::{Command as GuestCommand, Exec};
 use smolvm_sandbox::{
     EngineChoice, Installation, Lifetime, Mode, NetworkPolicy, Output, Sandbox, SandboxId,
     SandboxSpec,
@@ -267,16 +267,7 @@ pub(crate) async fn output(sandbox: &Sandbox, words: &[&str]) -> Result<Vec<u8>,
         .iter()
         .map(|word| ByteBuf::from(word.as_bytes()))
         .collect();
-    let exec = Exec {
-        command: GuestCommand::Arguments(words),
-        environment: Vec::new(),
-        working_directory: None,
-        user: None,
-        stdin: false,
-        terminal: None,
-        timeout_ms: None,
-        limits: Limits::default(),
-    };
+    let exec = Exec::of(GuestCommand::Arguments(words));
     let mut process = sandbox.exec(exec).await?;
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     loop {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use smolvm_image::NoProgress;
-use smolvm_sandbox::message::{Command, Exec, Limits};
+use smolvm_sandbox::message::{Command, Exec};
 use smolvm_sandbox::{
     CreateError, EndReason, Installation, Lifetime, Output, Sandbox, SandboxSpec,
 };
@@ -73,19 +73,10 @@ pub struct Printed {
 /// Returns the request for a line of shell.
 #[must_use]
 pub fn shell(script: &str) -> Exec {
-    Exec {
-        command: Command::Shell {
-            script: script.as_bytes().to_vec().into(),
-            login: false,
-        },
-        environment: Vec::new(),
-        working_directory: None,
-        user: None,
-        stdin: false,
-        terminal: None,
-        timeout_ms: None,
-        limits: Limits::default(),
-    }
+    Exec::of(Command::Shell {
+        script: script.as_bytes().to_vec().into(),
+        login: false,
+    })
 }
 
 /// Runs a command to its end.

@@ -16,8 +16,8 @@
 //! block the calling thread; [`Progress`] hears what they are doing.
 //!
 //! Modules: `cache` (and `cache::manifest`) owns the directory; `command` runs host programs;
-//! `kernel`, `initramfs`, `root_image` and `overlay` each make one kind of artefact; `template` keeps
-//! machines that somebody else records.
+//! `kernel`, `initramfs`, `root_image` and `overlay` each make one kind of artefact; `template`
+//! keeps machines that somebody else records.
 
 #![forbid(unsafe_code)]
 

@@ -266,6 +266,24 @@ pub struct Exec {
     pub limits: Limits,
 }
 
+impl Exec {
+    /// Returns the request for a command with nothing else asked for: as root, in its home, without
+    /// input, terminal, deadline or limits.
+    #[must_use]
+    pub fn of(command: Command) -> Self {
+        Self {
+            command,
+            environment: Vec::new(),
+            working_directory: None,
+            user: None,
+            stdin: false,
+            terminal: None,
+            timeout_ms: None,
+            limits: Limits::default(),
+        }
+    }
+}
+
 /// What one command may use of its guest. Enforced by its cgroup; absent is unlimited.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

@@ -23,7 +23,7 @@ use serde_bytes::ByteBuf;
 use smolvm_image::{
     Cache, CacheError, CopyError, OverlayError, Progress, Template, TemplateRecipe,
 };
-use smolvm_protocol::message::{Command as GuestCommand, Exec, Limits};
+use smolvm_protocol::message::{Command as GuestCommand, Exec};
 
 use crate::engine::{
     Accelerator, BootError, BootPlan, EnginePlan, Machine, Origin, Recording, engine_of,
@@ -309,14 +309,5 @@ async fn get_ready(session: &AgentSession, plan: &BootPlan) -> Result<(), Sessio
 
 fn command(line: &str) -> Exec {
     let words = line.split(' ').map(ByteBuf::from);
-    Exec {
-        command: GuestCommand::Arguments(words.collect()),
-        environment: Vec::new(),
-        working_directory: None,
-        user: None,
-        stdin: false,
-        terminal: None,
-        timeout_ms: None,
-        limits: Limits::default(),
-    }
+    Exec::of(GuestCommand::Arguments(words.collect()))
 }

@@ -11,8 +11,7 @@ use futures::{SinkExt, StreamExt};
 use serde_bytes::ByteBuf;
 use smolvm_agent::{Environment, serve};
 use smolvm_protocol::message::{
-    Attributes, Command, Control, Event, Exec, Exit, ExitReason, Limits, Refusal, RefusalCode,
-    Request,
+    Attributes, Command, Control, Event, Exec, Exit, ExitReason, Refusal, RefusalCode, Request,
 };
 use smolvm_protocol::{Frame, FrameCodec, FrameKind};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -236,7 +235,7 @@ impl Outcome {
 
 /// Returns the request for a line of shell.
 pub(crate) fn shell(script: &str) -> Exec {
-    exec(Command::Shell {
+    Exec::of(Command::Shell {
         script: bytes(script),
         login: false,
     })
@@ -244,22 +243,9 @@ pub(crate) fn shell(script: &str) -> Exec {
 
 /// Returns the request for a program and its arguments.
 pub(crate) fn arguments(arguments: &[&str]) -> Exec {
-    exec(Command::Arguments(
+    Exec::of(Command::Arguments(
         arguments.iter().map(|one| bytes(one)).collect(),
     ))
-}
-
-fn exec(command: Command) -> Exec {
-    Exec {
-        command,
-        environment: Vec::new(),
-        working_directory: None,
-        user: None,
-        stdin: false,
-        terminal: None,
-        timeout_ms: None,
-        limits: Limits::default(),
-    }
 }
 
 pub(crate) fn bytes(text: &str) -> ByteBuf {

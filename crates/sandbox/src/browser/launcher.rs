@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_bytes::ByteBuf;
 use smolvm_network::Mode;
-use smolvm_protocol::message::{Command, Exec, JobStatus, Limits, StartJob};
+use smolvm_protocol::message::{Command, Exec, JobStatus, StartJob};
 
 use super::config::BrowserMode;
 use super::record::BrowserRecord;
@@ -239,16 +239,7 @@ fn shell(script: &str, argument: String) -> Exec {
 
 fn command(words: Vec<String>) -> Exec {
     let words = words.into_iter().map(|word| word.into_bytes().into());
-    Exec {
-        command: Command::Arguments(words.collect()),
-        environment: Vec::new(),
-        working_directory: None,
-        user: None,
-        stdin: false,
-        terminal: None,
-        timeout_ms: None,
-        limits: Limits::default(),
-    }
+    Exec::of(Command::Arguments(words.collect()))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::{SinkExt as _, StreamExt as _};
 use smolvm_image::NoProgress;
-use smolvm_protocol::message::{Command, Event, Exec, Exit, ExitReason, Limits, Request};
+use smolvm_protocol::message::{Command, Event, Exec, Exit, ExitReason, Request};
 use smolvm_protocol::{Frame, FrameCodec, FrameKind};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
@@ -139,19 +139,10 @@ fn installation(data_dir: &Path) -> Installation {
 }
 
 fn shell(line: &str) -> Exec {
-    Exec {
-        command: Command::Shell {
-            script: line.as_bytes().to_vec().into(),
-            login: false,
-        },
-        environment: Vec::new(),
-        working_directory: None,
-        user: None,
-        stdin: false,
-        terminal: None,
-        timeout_ms: None,
-        limits: Limits::default(),
-    }
+    Exec::of(Command::Shell {
+        script: line.as_bytes().to_vec().into(),
+        login: false,
+    })
 }
 
 fn with_network() -> GuestSettings {
